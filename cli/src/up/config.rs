@@ -1,0 +1,173 @@
+//! The configuration file of `up`. Every key that is not known is refused: a slip must not pass for a setting.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use journal::effect::ViewLimits;
+use orchestrator::decide::Limits;
+use serde::Deserialize;
+
+use crate::exit::Failure;
+use crate::paths::read_text;
+use crate::size::{self, InvalidSize};
+
+/// What the file may say.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A loopback address to serve the API on as well.
+    pub listen: Option<SocketAddr>,
+    /// The folder for the scratch files of running backups, `scratch` in the data folder by default. Relative to the
+    /// configuration file.
+    pub scratch: Option<PathBuf>,
+    /// What running backups may cost.
+    #[serde(default)]
+    pub limits: LimitsRead,
+}
+
+/// What the file may say under `[limits]`.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsRead {
+    /// The most that the scratch files of one backup may take, such as `20G`. The agent leaves a part of the file system
+    /// free in any case.
+    scratch: Option<Size>,
+    /// The longest that one write of a guest may wait for a backup, such as `5s`; whole seconds.
+    stall: Option<Stall>,
+    /// How many chunks of each incremental disk that its bitmap calls clean are compared nevertheless; 0 for none.
+    audit_chunks: Option<AuditChunks>,
+    /// How many checkpoints a VM may have, 2 or more.
+    checkpoints: Option<CheckpointLimit>,
+}
+
+impl LimitsRead {
+    /// The limits, with the usual ones where the file says nothing.
+    #[must_use]
+    pub fn or_usual(self) -> Limits {
+        let usual = Limits::default();
+        let view = ViewLimits {
+            scratch_bytes: self.scratch.map_or(usual.view.scratch_bytes, |size| size.0),
+            stall_ms: self.stall.map_or(usual.view.stall_ms, |stall| stall.0),
+        };
+        Limits {
+            view,
+            audit_chunks: self.audit_chunks.map_or(usual.audit_chunks, |chunks| chunks.0),
+            checkpoints: self.checkpoints.map_or(usual.checkpoints, |limit| limit.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Size(u64);
+
+impl TryFrom<String> for Size {
+    type Error = InvalidSize;
+    fn try_from(text: String) -> Result<Self, InvalidSize> {
+        size::parse(&text).map(Self)
+    }
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Stall(u64);
+
+impl TryFrom<String> for Stall {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let seconds = text.trim().strip_suffix('s').and_then(|seconds| seconds.trim().parse::<u64>().ok());
+        match seconds.filter(|seconds| (1..=3600).contains(seconds)) {
+            Some(seconds) => Ok(Self(seconds * 1000)),
+            None => Err(format!(
+                "`{text}` is not a limit for a stall: write whole seconds, 1s to 3600s, such as `5s`"
+            )),
+        }
+    }
+}
+
+/// The sample is read before the backup begins to copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+struct AuditChunks(u32);
+
+impl TryFrom<u32> for AuditChunks {
+    type Error = String;
+    fn try_from(chunks: u32) -> Result<Self, String> {
+        if chunks > 4096 {
+            return Err(format!("an audit of {chunks} chunks is no sample any more: at most 4096"));
+        }
+        Ok(Self(chunks))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "usize")]
+struct CheckpointLimit(usize);
+
+impl TryFrom<usize> for CheckpointLimit {
+    type Error = String;
+    fn try_from(limit: usize) -> Result<Self, String> {
+        if limit < 2 {
+            return Err("a VM needs 2 checkpoints at least: the last backup's, and the next one's".to_owned());
+        }
+        Ok(Self(limit))
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it is not there, or says what is not known; with line and column.
+    pub fn read(path: &Path) -> Result<Config, Failure> {
+        let config =
+            Config::parse(&read_text(path)?).map_err(|error| error.within(&path.display().to_string()))?;
+        let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let folder = folder.unwrap_or_default();
+        Ok(Config { scratch: config.scratch.map(|scratch| folder.join(scratch)), ..config })
+    }
+
+    fn parse(text: &str) -> Result<Config, Failure> {
+        toml::from_str(text).map_err(|error| Failure::usage(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::exit::Status;
+
+    #[test]
+    fn a_file_is_read_and_its_paths_are_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backstay.toml");
+        std::fs::write(&path, "listen = \"127.0.0.1:7070\"\nscratch = \"s\"\n").unwrap();
+        let config = Config::read(&path).unwrap();
+        assert_eq!(config.listen.unwrap().port(), 7070);
+        assert_eq!(config.scratch.unwrap(), folder.path().join("s"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place() {
+        let config = Config::parse("[limits]\nscratch = \"20G\"\nstall = \"2s\"\n").unwrap();
+        let limits = config.limits.or_usual();
+        assert_eq!((limits.view.scratch_bytes, limits.view.stall_ms), (20 << 30, 2_000));
+        assert_eq!(limits.audit_chunks, Limits::default().audit_chunks);
+        for (text, what) in [
+            ("stall = \"0s\"", "whole seconds"),
+            ("stall = 5", "string"),
+            ("scratch = \"much\"", "not a size"),
+            ("audit_chunks = 5000", "at most 4096"),
+            ("checkpoints = 1", "2 checkpoints at least"),
+        ] {
+            let failure = Config::parse(&format!("[limits]\n{text}\n")).unwrap_err().to_string();
+            assert!(failure.contains("line 2") && failure.contains(what), "{failure}");
+        }
+        let failure = Config::parse("listen = \"127.0.0.1:1\"\nscrach = \"x\"\n").unwrap_err();
+        assert_eq!(failure.status(), Status::Usage);
+        let message = failure.to_string();
+        assert!(message.contains("line 2, column 1") && message.contains("scrach"), "{message}");
+    }
+}

@@ -1,0 +1,654 @@
+//! Records: everything that is ever written to the journal, and the bytes of it.
+//!
+//! A record's body is bincode in its legacy configuration, under a kind (what it says) and a version (how it is
+//! written). The rule for change: a type reachable from here is frozen once released. To change one, keep a copy of
+//! the old type with the old version number in `decode`, give the new one the next version, and convert. Golden bytes
+//! under `tests/formats` hold us to it. Knows nothing about frames, files or the fold.
+
+use bincode::config;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::effect::{DiskMode, ImageFormat, Intent, Lasts, RepositoryAddress, RestoreTarget, VmAddress, Way};
+use crate::ids::{
+    CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
+    Time, VmId,
+};
+use crate::outcome::Outcome;
+
+/// The largest body that is written or decoded, in bytes.
+pub const BODY_MAX: usize = 16 << 20;
+
+/// A body that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer Backstay.
+    #[error(
+        "record kind {kind} version {version} is not known to this Backstay: it was written by a newer one; start that one, or a newer"
+    )]
+    Unknown {
+        /// The kind.
+        kind: u16,
+        /// The version.
+        version: u16,
+    },
+    /// The bytes are not a record of that kind.
+    #[error("record kind {kind} version {version} does not decode: {source}")]
+    Malformed {
+        /// The kind.
+        kind: u16,
+        /// The version.
+        version: u16,
+        /// What bincode found.
+        source: bincode::error::DecodeError,
+    },
+    /// There are bytes left over.
+    #[error("record kind {kind} version {version} has {extra} bytes too many")]
+    TrailingBytes {
+        /// The kind.
+        kind: u16,
+        /// The version.
+        version: u16,
+        /// How many.
+        extra: usize,
+    },
+}
+
+/// A body that cannot be written: a bug, or a record that is too large.
+#[derive(Debug, thiserror::Error)]
+#[error("a record of kind {kind} cannot be written: {what}")]
+pub struct EncodeError {
+    kind: u16,
+    what: String,
+}
+
+/// A record's bytes and how to read them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// What it says.
+    pub kind: u16,
+    /// How it is written.
+    pub version: u16,
+    /// The bytes.
+    pub body: Vec<u8>,
+}
+
+macro_rules! records {
+    ($($(#[$doc:meta])* $kind:literal $name:ident;)*) => {
+        /// One thing that happened.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "record", content = "body", rename_all = "kebab-case")]
+        pub enum Record {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        impl Record {
+            /// The kind number, and for people the kind's name.
+            #[must_use]
+            pub fn kind(&self) -> (u16, &'static str) {
+                match self { $(Record::$name(_) => ($kind, stringify!($name)),)* }
+            }
+
+            /// Every kind that there is.
+            pub const KINDS: &'static [(u16, &'static str)] = &[$(($kind, stringify!($name)),)*];
+
+            /// The record's bytes, in the newest version of its kind.
+            ///
+            /// # Errors
+            /// When the body would be larger than [`BODY_MAX`].
+            pub fn encode(&self) -> Result<Encoded, EncodeError> {
+                match self { $(Record::$name(body) => encode_body($kind, 1, body),)* }
+            }
+
+            /// The record that these bytes are.
+            ///
+            /// # Errors
+            /// When the kind or version is newer than this program, or the bytes are not what they say.
+            pub fn decode(kind: u16, version: u16, body: &[u8]) -> Result<Record, DecodeError> {
+                match (kind, version) {
+                    $(($kind, 1) => decode_body(kind, version, body).map(Record::$name),)*
+                    _ => Err(DecodeError::Unknown { kind, version }),
+                }
+            }
+        }
+
+        $(impl From<$name> for Record {
+            fn from(body: $name) -> Record { Record::$name(body) }
+        })*
+    };
+}
+
+records! {
+    /// The first record of every journal.
+    0x0001 Installed;
+    /// An orchestrator started.
+    0x0002 EpochBegan;
+    /// The end of the journal was cut off by something outside, and acknowledged records are gone.
+    0x0003 RecordsLost;
+    /// A VM came under management.
+    0x0010 VmAdded;
+    /// A VM left it.
+    0x0011 VmRemoved;
+    /// QEMU runs as another process than before.
+    0x0012 ProcessSeen;
+    /// A disk's changes are no longer tracked since some checkpoints.
+    0x0013 TrackingLost;
+    /// A view is over, without having been taken down.
+    0x0014 ViewLost;
+    /// A repository was added.
+    0x0018 RepositoryAdded;
+    /// A policy was added or changed.
+    0x0020 PolicyApplied;
+    /// A policy was removed.
+    0x0021 PolicyRemoved;
+    /// A policy was paused or resumed.
+    0x0022 PolicyPaused;
+    /// A schedule was considered up to an instant.
+    0x0023 ScheduleAdvanced;
+    /// A scheduled run did not happen.
+    0x0024 RunSkipped;
+    /// A job was queued.
+    0x0030 JobQueued;
+    /// A job runs.
+    0x0031 JobStarted;
+    /// A backup's plan was made.
+    0x0032 BackupPlanned;
+    /// A job is to be cancelled.
+    0x0033 CancelAsked;
+    /// A job is over.
+    0x0034 JobEnded;
+    /// An effect was decided.
+    0x0040 IntentOpened;
+    /// An open intent has a new owner.
+    0x0041 IntentAdopted;
+    /// An intent is settled.
+    0x0042 IntentSettled;
+    /// A restore point is held, or no longer.
+    0x0050 PointHeld;
+    /// A restore point is no longer in its repository, by someone else's doing.
+    0x0051 PointGone;
+}
+
+impl Record {
+    /// Whether it begins something that could as well be begun later. On a full disk such records are refused, and what
+    /// is held in reserve is for those that bring to an end what was begun, and for what frees room.
+    #[must_use]
+    pub fn is_new_work(&self) -> bool {
+        match self {
+            Record::JobQueued(it) => !it.work.frees_room(),
+            Record::VmAdded(_)
+            | Record::PolicyApplied(_)
+            | Record::PolicyRemoved(_)
+            | Record::PolicyPaused(_)
+            | Record::ScheduleAdvanced(_)
+            | Record::RunSkipped(_)
+            | Record::JobStarted(_)
+            | Record::PointHeld(_) => true,
+            Record::Installed(_)
+            | Record::EpochBegan(_)
+            | Record::RecordsLost(_)
+            | Record::VmRemoved(_)
+            | Record::ProcessSeen(_)
+            | Record::TrackingLost(_)
+            | Record::ViewLost(_)
+            | Record::RepositoryAdded(_)
+            | Record::BackupPlanned(_)
+            | Record::CancelAsked(_)
+            | Record::JobEnded(_)
+            | Record::IntentOpened(_)
+            | Record::IntentAdopted(_)
+            | Record::IntentSettled(_)
+            | Record::PointGone(_) => false,
+        }
+    }
+}
+
+impl Work {
+    /// Whether the work is there to free room, perhaps on the very disk that is full.
+    #[must_use]
+    pub fn frees_room(&self) -> bool {
+        matches!(self, Work::Forget { .. } | Work::PruneRepository { .. })
+    }
+}
+
+fn encode_body<T: Serialize>(kind: u16, version: u16, body: &T) -> Result<Encoded, EncodeError> {
+    let body = bincode::serde::encode_to_vec(body, config::legacy())
+        .map_err(|error| EncodeError { kind, what: error.to_string() })?;
+    if body.len() > BODY_MAX {
+        return Err(EncodeError {
+            kind,
+            what: format!("{} bytes are more than the limit of {BODY_MAX}", body.len()),
+        });
+    }
+    Ok(Encoded { kind, version, body })
+}
+
+fn decode_body<T: DeserializeOwned>(kind: u16, version: u16, body: &[u8]) -> Result<T, DecodeError> {
+    let limited = config::legacy().with_limit::<BODY_MAX>();
+    let (value, used) = bincode::serde::decode_from_slice(body, limited)
+        .map_err(|source| DecodeError::Malformed { kind, version, source })?;
+    // Trailing bytes would be a field that this program does not know: never drop one in silence.
+    if used != body.len() {
+        return Err(DecodeError::TrailingBytes { kind, version, extra: body.len() - used });
+    }
+    Ok(value)
+}
+
+/// See [`Record::Installed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The mark in every name that this installation gives.
+    pub installation: Installation,
+}
+
+/// See [`Record::EpochBegan`]. The epoch itself is in the frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochBegan {
+    /// The orchestrator's process.
+    pub pid: u32,
+    /// Backstay's version.
+    pub version: String,
+}
+
+/// See [`Record::RecordsLost`]. No number that a lost record may have used is used again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordsLost {
+    /// The first that is gone.
+    pub first: u64,
+    /// The last that is known to be gone.
+    pub last: u64,
+    /// How that was found.
+    pub what: String,
+}
+
+/// See [`Record::VmAdded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmAdded {
+    /// Where it is reached.
+    pub vm: VmAddress,
+    /// The disks as the operator named them, by name and node; empty to find them each time.
+    pub disks: Vec<(DiskName, String)>,
+    /// Labels for policies to select by.
+    pub labels: Vec<(String, String)>,
+}
+
+/// See [`Record::VmRemoved`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRemoved {
+    /// Which.
+    pub vm: VmId,
+}
+
+/// See [`Record::ProcessSeen`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSeen {
+    /// Whose.
+    pub vm: VmId,
+    /// The process that runs now.
+    pub process: Process,
+    /// QEMU's version.
+    pub version: String,
+}
+
+/// See [`Record::TrackingLost`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackingLost {
+    /// Whose.
+    pub vm: VmId,
+    /// Which disk. The VM's other disks are not concerned.
+    pub disk: DiskName,
+    /// This checkpoint and every earlier one no longer cover the disk.
+    pub through: CheckpointId,
+    /// The row of the reconcile table.
+    pub row: String,
+    /// Why, in a sentence: the reason of the disk's next full backup.
+    pub reason: String,
+}
+
+/// See [`Record::ViewLost`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewLost {
+    /// Whose.
+    pub vm: VmId,
+    /// The `Begin` that made it.
+    pub view: IntentId,
+    /// The row of the reconcile table.
+    pub row: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// See [`Record::RepositoryAdded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryAdded {
+    /// Where it is.
+    pub repository: RepositoryAddress,
+    /// Its own id.
+    pub id: String,
+    /// Its chunk size in bytes, fixed for ever.
+    pub chunk_bytes: u32,
+}
+
+/// See [`Record::PolicyApplied`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyApplied {
+    /// Its name.
+    pub name: PolicyName,
+    /// The policy, in the canonical form of its file.
+    pub text: String,
+}
+
+/// See [`Record::PolicyRemoved`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRemoved {
+    /// Its name.
+    pub name: PolicyName,
+}
+
+/// See [`Record::PolicyPaused`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyPaused {
+    /// Its name.
+    pub name: PolicyName,
+    /// Whether it is paused from now on.
+    pub paused: bool,
+}
+
+/// See [`Record::ScheduleAdvanced`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleAdvanced {
+    /// The policy.
+    pub policy: PolicyName,
+    /// The schedule's key in it.
+    pub schedule: String,
+    /// Every run of it up to here has become a job or a `RunSkipped`.
+    pub through: Time,
+}
+
+/// See [`Record::RunSkipped`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSkipped {
+    /// The policy.
+    pub policy: PolicyName,
+    /// The schedule's key in it.
+    pub schedule: String,
+    /// The VM, where the reason concerns one.
+    pub vm: Option<VmId>,
+    /// When it would have been.
+    pub at: Time,
+    /// Why it was not.
+    pub reason: String,
+}
+
+/// See [`Record::JobQueued`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobQueued {
+    /// The job.
+    pub job: JobId,
+    /// What is to be done.
+    pub work: Work,
+    /// The policy that asked for it, if one did.
+    pub due: Option<Due>,
+}
+
+/// Which run of a policy a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// The policy.
+    pub policy: PolicyName,
+    /// The schedule's key in it.
+    pub schedule: String,
+    /// The instant of the schedule.
+    pub at: Time,
+    /// The job does not start before this: the instant, spread by the jitter.
+    pub not_before: Time,
+}
+
+/// What a job is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Back a VM up.
+    Backup(BackupWork),
+    /// Restore disks of a point.
+    Restore(RestoreWork),
+    /// Create a checkpoint.
+    CreateCheckpoint {
+        /// Of which VM.
+        vm: VmId,
+    },
+    /// Delete one.
+    DeleteCheckpoint {
+        /// Of which VM.
+        vm: VmId,
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// Let go of a VM: remove everything of ours from it.
+    RemoveVm {
+        /// Which.
+        vm: VmId,
+        /// Whether to let go of it although its QEMU does not answer, which leaves our bitmaps in its images.
+        force: bool,
+    },
+    /// Look at a VM and heal what can be healed.
+    Reconcile {
+        /// Which.
+        vm: VmId,
+    },
+    /// Create or open a repository.
+    AddRepository {
+        /// Where.
+        repository: RepositoryAddress,
+        /// The chunk size for a new one.
+        chunk_bytes: u32,
+    },
+    /// Check a repository.
+    CheckRepository {
+        /// Which.
+        repository: RepositoryName,
+        /// Whether all data is read.
+        read_data: bool,
+    },
+    /// Free what no point needs.
+    PruneRepository {
+        /// Which.
+        repository: RepositoryName,
+    },
+    /// Forget a restore point.
+    Forget {
+        /// Which.
+        point: PointId,
+    },
+}
+
+/// See [`Work::Backup`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupWork {
+    /// Of which VM.
+    pub vm: VmId,
+    /// Into which repository.
+    pub repository: RepositoryName,
+    /// What was asked for.
+    pub mode: Mode,
+    /// The checkpoint to start from, where one was named.
+    pub since: Option<CheckpointId>,
+    /// What consistency was asked for.
+    pub consistency: ConsistencyAsked,
+}
+
+/// What kind of backup was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Incremental where it can be right, full where not.
+    Auto,
+    /// Read everything.
+    Full,
+    /// As `Auto`; a disk that has to be full still is, with the reason.
+    Incremental,
+    /// What changed since the newest full point.
+    Differential,
+}
+
+/// What consistency was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsistencyAsked {
+    /// No freeze.
+    Crash,
+    /// A freeze; where it fails, the backup goes on as `Crash` and says so.
+    Filesystem,
+    /// A freeze, or no backup.
+    Required,
+}
+
+/// See [`Work::Restore`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreWork {
+    /// From which point.
+    pub point: PointId,
+    /// Which disks, each to which image.
+    pub disks: Vec<(DiskName, String)>,
+    /// In which format.
+    pub format: ImageFormat,
+    /// What is there already.
+    pub target: RestoreTarget,
+}
+
+/// See [`Record::JobStarted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStarted {
+    /// Which.
+    pub job: JobId,
+}
+
+/// See [`Record::BackupPlanned`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPlanned {
+    /// The job.
+    pub job: JobId,
+    /// The point that it will make.
+    pub point: PointId,
+    /// The checkpoint that it will make.
+    pub checkpoint: CheckpointId,
+    /// How its view keeps what the guest overwrites.
+    pub way: Way,
+    /// Its disks, in the order of the view.
+    pub disks: Vec<PlannedDisk>,
+    /// Disks of the VM that the point will lack, each with the reason.
+    pub left_out: Vec<(DiskName, String)>,
+}
+
+/// One disk of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedDisk {
+    /// The disk.
+    pub disk: DiskName,
+    /// Its node.
+    pub node: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its new bitmap, unless none can be kept.
+    pub lasts: Option<Lasts>,
+    /// Bitmaps that stop recording.
+    pub disable: Vec<String>,
+    /// Bitmaps whose union is what changed.
+    pub changed_since: Vec<String>,
+    /// Their granularity in bytes; the coarsest, where they differ.
+    pub granularity_bytes: Option<u64>,
+    /// What lies below the image, as observed.
+    pub backing: String,
+    /// Whether it is read whole.
+    pub mode: DiskMode,
+}
+
+/// See [`Record::CancelAsked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelAsked {
+    /// Which.
+    pub job: JobId,
+}
+
+/// See [`Record::JobEnded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEnded {
+    /// Which.
+    pub job: JobId,
+    /// How.
+    pub end: End,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+}
+
+/// How a job ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// It did what it was to do.
+    Done,
+    /// It did not.
+    Failed,
+    /// It was cancelled, and has cleaned up.
+    Cancelled,
+}
+
+/// See [`Record::IntentOpened`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentOpened {
+    /// The intent.
+    pub intent: Intent,
+}
+
+/// See [`Record::IntentAdopted`]. The new owner is the frame's epoch; it sends the intent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentAdopted {
+    /// Which.
+    pub intent: IntentId,
+    /// The row of the reconcile table.
+    pub row: String,
+    /// Why repeating it is right.
+    pub why: String,
+}
+
+/// See [`Record::IntentSettled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentSettled {
+    /// Which.
+    pub intent: IntentId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Who says so.
+    pub by: Witness,
+}
+
+/// Who says what became of an intent. Never a clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Witness {
+    /// The agent that performed it.
+    Agent,
+    /// An observation, by this row of the reconcile table.
+    Observation {
+        /// The row.
+        row: String,
+    },
+}
+
+/// See [`Record::PointHeld`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointHeld {
+    /// Which.
+    pub point: PointId,
+    /// Whether it is held from now on.
+    pub held: bool,
+}
+
+/// See [`Record::PointGone`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointGone {
+    /// Which.
+    pub point: PointId,
+    /// Why it is known to be gone.
+    pub why: String,
+}

@@ -1,0 +1,264 @@
+//! A job: a queued unit of work, and how far it is.
+//!
+//! ```text
+//!   queued ──start──▶ running ──end──▶ done | failed | cancelled
+//!      └───────────────end─────────▶ cancelled | failed
+//! ```
+//!
+//! What a running job has done is the list of its intents with their outcomes; there is no other progress to fall out
+//! of step with the journal.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Illegal, Stamp, State, unknown};
+use crate::effect::{EffectKind, Intent};
+use crate::ids::{IntentId, JobId, RepositoryName, Time, VmId};
+use crate::outcome::{Done, Failure, Outcome};
+use crate::record::{BackupPlanned, Due, End, JobQueued, Work};
+
+/// A queued unit of work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What it is to do.
+    pub work: Work,
+    /// The policy that asked for it, if one did.
+    pub due: Option<Due>,
+    /// Where it stands.
+    pub state: JobState,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+    /// When it was queued.
+    pub created: Time,
+    /// When it started.
+    pub started: Option<Time>,
+    /// When it ended.
+    pub ended: Option<Time>,
+    /// Whether it is to be cancelled.
+    pub cancel_asked: bool,
+    /// A backup's plan, once it is made.
+    pub plan: Option<BackupPlanned>,
+    /// Its intents in order.
+    pub steps: Vec<Step>,
+}
+
+/// One intent of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The intent.
+    pub intent: IntentId,
+    /// What kind of effect.
+    pub kind: EffectKind,
+    /// What became of it, once it is settled.
+    pub outcome: Option<Outcome>,
+}
+
+impl Step {
+    /// What the effect brought with it, if it is done.
+    #[must_use]
+    pub fn done(&self) -> Option<&Done> {
+        match &self.outcome {
+            Some(Outcome::Done(done)) => Some(done),
+            _ => None,
+        }
+    }
+
+    /// Why it failed, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.outcome {
+            Some(Outcome::Failed(failure)) => Some(failure),
+            _ => None,
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// It waits for its turn.
+    Queued,
+    /// It is being worked on.
+    Running,
+    /// It did what it was to do.
+    Done,
+    /// It did not.
+    Failed,
+    /// It was cancelled, and has cleaned up.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            JobState::Queued => "queued",
+            JobState::Running => "running",
+            JobState::Done => "done",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+        })
+    }
+}
+
+impl Work {
+    /// The name of the kind of work, as lists show it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Work::Backup(_) => "backup",
+            Work::Restore(_) => "restore",
+            Work::CreateCheckpoint { .. } => "checkpoint-create",
+            Work::DeleteCheckpoint { .. } => "checkpoint-delete",
+            Work::RemoveVm { .. } => "vm-remove",
+            Work::Reconcile { .. } => "reconcile",
+            Work::AddRepository { .. } => "repo-add",
+            Work::CheckRepository { .. } => "repo-check",
+            Work::PruneRepository { .. } => "repo-prune",
+            Work::Forget { .. } => "point-forget",
+        }
+    }
+
+    /// The VM whose QEMU the work touches: at most one such job runs for each VM.
+    #[must_use]
+    pub fn vm(&self) -> Option<VmId> {
+        match self {
+            Work::Backup(backup) => Some(backup.vm),
+            Work::CreateCheckpoint { vm }
+            | Work::DeleteCheckpoint { vm, .. }
+            | Work::RemoveVm { vm, .. }
+            | Work::Reconcile { vm } => Some(*vm),
+            Work::Restore(_)
+            | Work::AddRepository { .. }
+            | Work::CheckRepository { .. }
+            | Work::PruneRepository { .. }
+            | Work::Forget { .. } => None,
+        }
+    }
+
+    /// The repository that the work names itself. Restores and forgets name a point instead.
+    #[must_use]
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Work::Backup(backup) => Some(&backup.repository),
+            Work::AddRepository { repository, .. } => Some(&repository.name),
+            Work::CheckRepository { repository, .. } | Work::PruneRepository { repository } => {
+                Some(repository)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Job {
+    /// Its newest step of a kind.
+    #[must_use]
+    pub fn last(&self, kind: EffectKind) -> Option<&Step> {
+        self.steps.iter().rev().find(|step| step.kind == kind)
+    }
+
+    /// The step that is not settled yet; a job has at most one.
+    #[must_use]
+    pub fn open_step(&self) -> Option<&Step> {
+        self.steps.last().filter(|step| step.outcome.is_none())
+    }
+
+    pub(super) fn start(&mut self, now: Time) -> Result<(), Illegal> {
+        self.expect(self.state == JobState::Queued)?;
+        self.state = JobState::Running;
+        self.started = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn ask_cancel(&mut self) -> Result<(), Illegal> {
+        self.expect(!self.state.is_over())?;
+        self.cancel_asked = true;
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, now: Time, end: End, reason: Option<String>) -> Result<(), Illegal> {
+        let may = match self.state {
+            JobState::Running => true,
+            JobState::Queued => end != End::Done,
+            _ => false,
+        };
+        self.expect(may)?;
+        self.state = match end {
+            End::Done => JobState::Done,
+            End::Failed => JobState::Failed,
+            End::Cancelled => JobState::Cancelled,
+        };
+        self.reason = reason;
+        self.ended = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn push_step(&mut self, intent: &Intent) -> Result<(), Illegal> {
+        self.expect(self.state == JobState::Running && self.open_step().is_none())?;
+        self.steps.push(Step { intent: intent.id, kind: intent.effect.kind(), outcome: None });
+        Ok(())
+    }
+
+    pub(super) fn settle_step(&mut self, intent: IntentId, outcome: &Outcome) {
+        // A job that ended while its intent was open, because the VM went away, has nothing more to learn.
+        if let Some(step) = self.steps.iter_mut().find(|step| step.intent == intent) {
+            step.outcome = Some(outcome.clone());
+        }
+    }
+
+    fn expect(&self, may: bool) -> Result<(), Illegal> {
+        if may { Ok(()) } else { Err(Illegal::JobState { job: self.id, state: self.state }) }
+    }
+}
+
+impl State {
+    pub(super) fn queue_job(&mut self, at: Stamp, it: &JobQueued) -> Result<(), Illegal> {
+        if it.job < self.next.job {
+            return Err(Illegal::Reused(it.job.to_string()));
+        }
+        self.next.job = it.job.next();
+        self.jobs.insert(
+            it.job,
+            Job {
+                id: it.job,
+                work: it.work.clone(),
+                due: it.due.clone(),
+                state: JobState::Queued,
+                reason: None,
+                created: at.time,
+                started: None,
+                ended: None,
+                cancel_asked: false,
+                plan: None,
+                steps: Vec::new(),
+            },
+        );
+        Ok(())
+    }
+
+    pub(super) fn plan_backup(&mut self, it: &BackupPlanned) -> Result<(), Illegal> {
+        if it.point < self.next.point {
+            return Err(Illegal::Reused(it.point.to_string()));
+        }
+        if it.checkpoint < self.next.checkpoint {
+            return Err(Illegal::Reused(it.checkpoint.to_string()));
+        }
+        let job = self.jobs.get_mut(&it.job).ok_or_else(|| unknown(it.job))?;
+        job.expect(job.state == JobState::Running && job.plan.is_none())?;
+        job.plan = Some(it.clone());
+        self.next.point = it.point.next();
+        self.next.checkpoint = it.checkpoint.next();
+        Ok(())
+    }
+}

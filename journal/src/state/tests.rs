@@ -1,0 +1,116 @@
+//! The fold, tried on what must be refused. Whole histories are tried in the orchestrator's and the system's tests.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::record::{CancelAsked, EpochBegan, Installed, JobEnded, JobQueued, JobStarted, VmAdded, Work};
+
+fn stamp(epoch: u64) -> Stamp {
+    Stamp { epoch: Epoch(epoch), time: Time(1_000_000) }
+}
+
+fn vm_added(name: &str) -> VmAdded {
+    VmAdded {
+        vm: VmAddress {
+            id: VmId(uuid::Uuid::from_u128(7)),
+            name: name.parse().unwrap(),
+            qmp: "/run/qmp".into(),
+            guest_agent: None,
+        },
+        disks: Vec::new(),
+        labels: Vec::new(),
+    }
+}
+
+fn started() -> State {
+    let mut state = State::default();
+    state.apply(stamp(1), &Installed { installation: Installation(1) }.into()).unwrap();
+    state.apply(stamp(1), &EpochBegan { pid: 1, version: "0".into() }.into()).unwrap();
+    state.apply(stamp(1), &vm_added("web").into()).unwrap();
+    state
+}
+
+fn job(number: u64) -> Record {
+    let vm = VmId(uuid::Uuid::from_u128(7));
+    JobQueued { job: JobId(number), work: Work::Reconcile { vm }, due: None }.into()
+}
+
+#[test]
+fn a_refused_record_changes_nothing() {
+    let mut state = started();
+    state.apply(stamp(1), &job(1)).unwrap();
+    let before = state.clone();
+    let refused: [Record; 6] = [
+        Installed { installation: Installation(2) }.into(),
+        EpochBegan { pid: 1, version: "0".into() }.into(),
+        vm_added("web").into(),
+        job(1),
+        JobStarted { job: JobId(9) }.into(),
+        JobEnded { job: JobId(1), end: End::Done, reason: None }.into(),
+    ];
+    for record in refused {
+        assert!(state.apply(stamp(1), &record).is_err(), "{record:?}");
+        assert_eq!(state, before, "{record:?}");
+    }
+}
+
+/// Found by `journal_power`: the thaw was owed although the freeze was refused.
+#[test]
+fn a_refused_freeze_owes_no_thaw() {
+    let mut state = started();
+    state.apply(stamp(1), &job(1)).unwrap();
+    let before = state.clone();
+    let vm = state.vms.values().next().unwrap().address.clone();
+    let effect = Effect::Freeze(crate::effect::Freeze { vm, limit_ms: 1 });
+    let intent = Intent { id: IntentId(1), job: Some(JobId(1)), effect };
+    assert!(
+        state.apply(stamp(1), &crate::record::IntentOpened { intent }.into()).is_err(),
+        "it does not run"
+    );
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_job_goes_from_state_to_state_and_never_back() {
+    let mut state = started();
+    state.apply(stamp(1), &job(1)).unwrap();
+    state.apply(stamp(1), &JobStarted { job: JobId(1) }.into()).unwrap();
+    assert!(state.apply(stamp(1), &JobStarted { job: JobId(1) }.into()).is_err());
+    state.apply(stamp(1), &CancelAsked { job: JobId(1) }.into()).unwrap();
+    let ended = JobEnded { job: JobId(1), end: End::Cancelled, reason: None }.into();
+    state.apply(stamp(1), &ended).unwrap();
+    assert_eq!(state.jobs[&JobId(1)].state, JobState::Cancelled);
+    assert!(state.apply(stamp(1), &ended).is_err());
+}
+
+#[test]
+fn finished_jobs_do_not_pile_up() {
+    let mut state = started();
+    for number in 1..=(FINISHED_JOBS_KEPT as u64 + 50) {
+        state.apply(stamp(1), &job(number)).unwrap();
+        let ended = JobEnded { job: JobId(number), end: End::Cancelled, reason: None };
+        state.apply(stamp(1), &ended.into()).unwrap();
+    }
+    assert_eq!(state.jobs.len(), FINISHED_JOBS_KEPT);
+    assert_eq!(state.next.job, JobId(FINISHED_JOBS_KEPT as u64 + 51));
+}
+
+#[test]
+fn losing_a_disk_takes_it_from_the_older_checkpoints_only() {
+    let mut chain = Chain::default();
+    let tracked = || Tracked {
+        bitmap: "backstay.00000001.1".into(),
+        node: "n".into(),
+        lasts: crate::effect::Lasts::Persistent,
+        backing: String::new(),
+    };
+    let (a, b): (DiskName, DiskName) = ("a".parse().unwrap(), "b".parse().unwrap());
+    for id in 1..=3 {
+        let disks = [(a.clone(), tracked()), (b.clone(), tracked())].into();
+        chain.checkpoints.push(Checkpoint { id: CheckpointId(id), created: Time(0), by_hand: false, disks });
+    }
+    chain.lose(&a, CheckpointId(2), "gone");
+    assert!(!chain.covers(&a, CheckpointId(2)) && chain.covers(&a, CheckpointId(3)));
+    assert!(chain.covers(&b, CheckpointId(1)));
+    chain.lose(&b, CheckpointId(3), "gone");
+    assert_eq!(chain.checkpoints.len(), 1, "a checkpoint that covers nothing is none");
+}

@@ -1,0 +1,502 @@
+//! Golden bytes: every version of every record that was ever written reads back, and today's records are written as
+//! they were on the day their version was frozen.
+//!
+//! `tests/formats/<kind>-<version>.hex` at the top of the repository holds them. `BACKSTAY_BLESS=1` writes files that
+//! are missing, for a new kind or version; it never changes one that is there.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use journal::base::{Base, BaseFault, FOLD};
+use journal::effect::{End, *};
+use journal::log::{Hash, Position};
+use journal::outcome::{Done, Failure, FailureClass, Outcome, Stored, StoredDisk};
+use journal::record::*;
+use journal::state::Stamp;
+use journal::{
+    CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, PointId, PolicyName, Process, Record,
+    RepositoryName, State, Time, VmId,
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/formats")
+}
+
+fn vm() -> VmId {
+    VmId(uuid::Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10))
+}
+
+fn address() -> VmAddress {
+    let (qmp, guest_agent) = ("/run/web.qmp".into(), Some("/run/web.qga".into()));
+    VmAddress { id: vm(), name: "web".parse().unwrap(), qmp, guest_agent }
+}
+
+fn disk() -> DiskName {
+    "vda".parse().unwrap()
+}
+
+fn policy() -> PolicyName {
+    "nightly".parse().unwrap()
+}
+
+fn repository_name() -> RepositoryName {
+    "main".parse().unwrap()
+}
+
+fn repository() -> RepositoryAddress {
+    RepositoryAddress { name: repository_name(), path: "/backup".into(), password_file: "/etc/key".into() }
+}
+
+fn process() -> Process {
+    Process { pid: 4711, started_ticks: 81, boot: uuid::Uuid::from_u128(0xb007) }
+}
+
+fn add_checkpoint() -> AddCheckpoint {
+    AddCheckpoint {
+        vm: address(),
+        process: process(),
+        installation: Installation(0x0a1b_2c3d),
+        checkpoint: CheckpointId(9),
+        disks: vec![Mark {
+            disk: disk(),
+            node: "node0".into(),
+            bitmap: "backstay.0a1b2c3d.9".into(),
+            lasts: Lasts::Persistent,
+            backing: "/base.qcow2 (inode 7)".into(),
+            disable: vec!["backstay.0a1b2c3d.8".into()],
+        }],
+    }
+}
+
+fn incremental() -> DiskMode {
+    DiskMode::Incremental { since: CheckpointId(8), parent: PointId(3), snapshot: "ab12".into() }
+}
+
+fn effects() -> Vec<Effect> {
+    let installation = Installation(0x0a1b_2c3d);
+    let view = ViewDisk {
+        disk: disk(),
+        node: "node0".into(),
+        size_bytes: 1 << 30,
+        changed_since: vec!["backstay.0a1b2c3d.8".into()],
+    };
+    let unmark = Unmark {
+        disk: disk(),
+        node: "node0".into(),
+        bitmap: "backstay.0a1b2c3d.9".into(),
+        predecessor: Some(Predecessor {
+            bitmap: "backstay.0a1b2c3d.8".into(),
+            becomes: "backstay.0a1b2c3d.10".into(),
+            lasts: Lasts::Persistent,
+            records: true,
+        }),
+    };
+    let store = Store {
+        vm: address(),
+        process: process(),
+        qemu: "10.0.2".into(),
+        installation,
+        view: IntentId(5),
+        way: Way::BackupJob,
+        repository: repository(),
+        point: PointId(4),
+        instant: Time(1_700_000_000_000_000),
+        checkpoint: CheckpointId(9),
+        chain: vec![CheckpointId(8), CheckpointId(9)],
+        policy: Some(policy()),
+        consistency: Consistency::Filesystem,
+        disks: vec![StoreDisk {
+            disk: disk(),
+            size_bytes: 1 << 30,
+            mode: incremental(),
+            granularity_bytes: Some(65_536),
+        }],
+        left_out: vec![("cd".parse().unwrap(), "empty".into())],
+        audit_chunks: 8,
+    };
+    vec![
+        Effect::Freeze(Freeze { vm: address(), limit_ms: 10_000 }),
+        Effect::Thaw(Thaw { vm: address() }),
+        Effect::Begin(Begin {
+            checkpoint: add_checkpoint(),
+            disks: vec![view],
+            way: Way::CopyBeforeWrite,
+            limits: ViewLimits { scratch_bytes: 1 << 30, stall_ms: 5_000 },
+        }),
+        Effect::Store(Box::new(store)),
+        Effect::End(End { vm: address(), process: process(), installation, view: IntentId(5), disks: 1 }),
+        Effect::AddCheckpoint(add_checkpoint()),
+        Effect::DeleteCheckpoint(DeleteCheckpoint {
+            vm: address(),
+            process: process(),
+            checkpoint: CheckpointId(9),
+            reason: "no restore point needs it".into(),
+            disks: vec![unmark],
+        }),
+        Effect::Clean(Clean {
+            vm: address(),
+            process: process(),
+            installation,
+            exports: vec!["backstay.0a1b2c3d.t5.0x".into()],
+            jobs: vec!["backstay.0a1b2c3d.t5.0j".into()],
+            nodes: vec!["backstay.0a1b2c3d.t5.0f".into()],
+            bitmaps: vec![("node0".into(), "backstay.0a1b2c3d.7".into())],
+            files: vec!["backstay.0a1b2c3d.t5.0s".into()],
+        }),
+        Effect::OpenRepository(OpenRepository { repository: repository(), chunk_bytes: 1 << 20 }),
+        Effect::Forget(Forget {
+            repository: repository(),
+            point: PointId(3),
+            snapshot: "ab12".into(),
+            reason: "beyond last=3".into(),
+        }),
+        Effect::Check(Check { repository: repository(), read_data: true }),
+        Effect::Prune(Prune { repository: repository() }),
+        Effect::Restore(Restore {
+            repository: repository(),
+            point: PointId(3),
+            snapshot: "ab12".into(),
+            disk: disk(),
+            size_bytes: 1 << 30,
+            path: "/srv/vda.img".into(),
+            format: ImageFormat::Qcow2,
+            target: RestoreTarget::InPlace,
+        }),
+    ]
+}
+
+fn outcomes() -> Vec<Outcome> {
+    let stored = StoredDisk {
+        disk: disk(),
+        changed_bytes: 65536,
+        read_bytes: 1 << 20,
+        stored_bytes: 300,
+        audited_chunks: 8,
+        distrust: Some("a chunk differs".into()),
+    };
+    let done = [
+        Done::Plain,
+        Done::Thawed { filesystems: 2 },
+        Done::Began { instant: Time(1_700_000_000_000_000) },
+        Done::Stored(Stored {
+            snapshot: "ab12".into(),
+            consistency: Consistency::Crash,
+            disks: vec![stored],
+        }),
+        Done::Restored { written_bytes: 4096, verified: true },
+        Done::Opened { id: "77".into(), created: true },
+        Done::Checked { problems: vec!["pack 12 is damaged".into()] },
+        Done::Pruned { freed_bytes: 512 },
+    ];
+    let classes = [
+        FailureClass::ProcessGone,
+        FailureClass::Unreachable,
+        FailureClass::Refused,
+        FailureClass::ViewLost,
+        FailureClass::Repository,
+        FailureClass::Full,
+        FailureClass::Damaged,
+        FailureClass::Cancelled,
+        FailureClass::Invalid,
+        FailureClass::Fenced,
+        FailureClass::Host,
+    ];
+    let failed = classes.map(|class| Outcome::Failed(Failure::new(class, "it did not")));
+    done.map(Outcome::Done).into_iter().chain(failed).collect()
+}
+
+fn works() -> Vec<Work> {
+    let backup = BackupWork {
+        vm: vm(),
+        repository: repository_name(),
+        mode: Mode::Differential,
+        since: Some(CheckpointId(8)),
+        consistency: ConsistencyAsked::Required,
+    };
+    let restore = RestoreWork {
+        point: PointId(3),
+        disks: vec![(disk(), "/srv/vda.img".into())],
+        format: ImageFormat::Raw,
+        target: RestoreTarget::New,
+    };
+    vec![
+        Work::Backup(backup),
+        Work::Restore(restore),
+        Work::CreateCheckpoint { vm: vm() },
+        Work::DeleteCheckpoint { vm: vm(), checkpoint: CheckpointId(8) },
+        Work::RemoveVm { vm: vm(), force: true },
+        Work::Reconcile { vm: vm() },
+        Work::AddRepository { repository: repository(), chunk_bytes: 1 << 20 },
+        Work::CheckRepository { repository: repository_name(), read_data: false },
+        Work::PruneRepository { repository: repository_name() },
+        Work::Forget { point: PointId(3) },
+    ]
+}
+
+/// At least one record of every kind, and every variant of what is inside.
+fn samples() -> Vec<Record> {
+    let due = Due { policy: policy(), schedule: "0 2 * * *".into(), at: Time(7), not_before: Time(9) };
+    let planned = PlannedDisk {
+        disk: disk(),
+        node: "node0".into(),
+        size_bytes: 1 << 30,
+        lasts: Some(Lasts::WithProcess),
+        disable: vec!["backstay.0a1b2c3d.8".into()],
+        changed_since: Vec::new(),
+        granularity_bytes: Some(65_536),
+        backing: "/base.qcow2 (inode 7)".into(),
+        mode: DiskMode::Full { reason: "the first backup".into() },
+    };
+    let mut samples: Vec<Record> = vec![
+        Installed { installation: Installation(0x0a1b_2c3d) }.into(),
+        EpochBegan { pid: 17, version: "0.1.0".into() }.into(),
+        RecordsLost { first: 12, last: 13, what: "past the end".into() }.into(),
+        VmAdded {
+            vm: address(),
+            disks: vec![(disk(), "node0".into())],
+            labels: vec![("env".into(), "prod".into())],
+        }
+        .into(),
+        VmRemoved { vm: vm() }.into(),
+        ProcessSeen { vm: vm(), process: process(), version: "10.0.2".into() }.into(),
+        TrackingLost {
+            vm: vm(),
+            disk: disk(),
+            through: CheckpointId(8),
+            row: "inconsistent".into(),
+            reason: "QEMU was killed".into(),
+        }
+        .into(),
+        ViewLost { vm: vm(), view: IntentId(5), row: "view-new-process".into(), reason: "gone".into() }
+            .into(),
+        RepositoryAdded { repository: repository(), id: "77".into(), chunk_bytes: 1 << 20 }.into(),
+        PolicyApplied { name: policy(), text: "name = \"nightly\"".into() }.into(),
+        PolicyRemoved { name: policy() }.into(),
+        PolicyPaused { name: policy(), paused: true }.into(),
+        ScheduleAdvanced { policy: policy(), schedule: "0 2 * * *".into(), through: Time(7) }.into(),
+        RunSkipped {
+            policy: policy(),
+            schedule: "0 2 * * *".into(),
+            vm: Some(vm()),
+            at: Time(7),
+            reason: "missed".into(),
+        }
+        .into(),
+        JobStarted { job: JobId(2) }.into(),
+        BackupPlanned {
+            job: JobId(2),
+            point: PointId(4),
+            checkpoint: CheckpointId(9),
+            way: Way::CopyBeforeWrite,
+            disks: vec![planned],
+            left_out: vec![("cd".parse().unwrap(), "empty".into())],
+        }
+        .into(),
+        CancelAsked { job: JobId(2) }.into(),
+        IntentAdopted { intent: IntentId(5), row: "open-same-process".into(), why: "it looks first".into() }
+            .into(),
+        PointHeld { point: PointId(3), held: true }.into(),
+        PointGone { point: PointId(3), why: "not in main".into() }.into(),
+    ];
+    for (number, end) in
+        [journal::record::End::Done, journal::record::End::Failed, journal::record::End::Cancelled]
+            .into_iter()
+            .enumerate()
+    {
+        samples.push(JobEnded { job: JobId(number as u64), end, reason: Some("so".into()) }.into());
+    }
+    samples.extend(
+        works().into_iter().map(|work| JobQueued { job: JobId(2), work, due: Some(due.clone()) }.into()),
+    );
+    samples.extend(effects().into_iter().map(|effect| {
+        IntentOpened { intent: Intent { id: IntentId(5), job: Some(JobId(2)), effect } }.into()
+    }));
+    let witness = Witness::Observation { row: "open-new-process-there".into() };
+    samples.extend(
+        outcomes()
+            .into_iter()
+            .map(|outcome| IntentSettled { intent: IntentId(5), outcome, by: witness.clone() }.into()),
+    );
+    samples.push(
+        IntentSettled { intent: IntentId(5), outcome: Outcome::Done(Done::Plain), by: Witness::Agent }.into(),
+    );
+    samples
+}
+
+/// A legal history: two jobs of one VM, one done and one in the middle of its store.
+fn history() -> Vec<Record> {
+    let opened = |id: u64, job: u64, effect: Effect| -> Record {
+        IntentOpened { intent: Intent { id: IntentId(id), job: Some(JobId(job)), effect } }.into()
+    };
+    let settled = |id: u64, done: Done| -> Record {
+        IntentSettled { intent: IntentId(id), outcome: Outcome::Done(done), by: Witness::Agent }.into()
+    };
+    let [freeze, thaw, mut begin, mut store, ..]: [Effect; 13] = effects().try_into().unwrap();
+    if let (Effect::Begin(begin), Effect::Store(store)) = (&mut begin, &mut store) {
+        begin.checkpoint.checkpoint = CheckpointId(1);
+        (store.point, store.checkpoint) = (PointId(1), CheckpointId(1));
+    }
+    let begun = || Done::Began { instant: Time(1_700_000_000_000_000) };
+    let stored = outcomes().into_iter().find_map(|outcome| match outcome {
+        Outcome::Done(done @ Done::Stored(_)) => Some(done),
+        _ => None,
+    });
+    let due = Due { policy: policy(), schedule: "0 2 * * *".into(), at: Time(7), not_before: Time(9) };
+    let backup = works().swap_remove(0);
+    let queued = |job, work| -> Record { JobQueued { job: JobId(job), work, due: Some(due.clone()) }.into() };
+    let planned = BackupPlanned {
+        job: JobId(1),
+        point: PointId(1),
+        checkpoint: CheckpointId(1),
+        way: Way::BackupJob,
+        disks: Vec::new(),
+        left_out: vec![("cd".parse().unwrap(), "empty".into())],
+    };
+    vec![
+        Installed { installation: Installation(0x0a1b_2c3d) }.into(),
+        EpochBegan { pid: 17, version: "0.1.0".into() }.into(),
+        VmAdded {
+            vm: address(),
+            disks: vec![(disk(), "node0".into())],
+            labels: vec![("a".into(), "b".into())],
+        }
+        .into(),
+        ProcessSeen { vm: vm(), process: process(), version: "10.0.2".into() }.into(),
+        RepositoryAdded { repository: repository(), id: "77".into(), chunk_bytes: 1 << 20 }.into(),
+        PolicyApplied { name: policy(), text: "name = \"nightly\"".into() }.into(),
+        ScheduleAdvanced { policy: policy(), schedule: "0 2 * * *".into(), through: Time(7) }.into(),
+        queued(1, backup.clone()),
+        JobStarted { job: JobId(1) }.into(),
+        planned.into(),
+        opened(1, 1, freeze.clone()),
+        settled(1, Done::Plain),
+        opened(2, 1, begin),
+        settled(2, begun()),
+        opened(3, 1, thaw),
+        settled(3, Done::Thawed { filesystems: 2 }),
+        opened(4, 1, store),
+        settled(4, stored.unwrap()),
+        JobEnded { job: JobId(1), end: journal::record::End::Done, reason: None }.into(),
+        queued(2, backup.clone()),
+        JobStarted { job: JobId(2) }.into(),
+        opened(5, 2, freeze),
+        TrackingLost {
+            vm: vm(),
+            disk: disk(),
+            through: CheckpointId(1),
+            row: "inconsistent".into(),
+            reason: "QEMU was killed".into(),
+        }
+        .into(),
+        CancelAsked { job: JobId(2) }.into(),
+        queued(3, backup),
+        PointHeld { point: PointId(1), held: true }.into(),
+        RecordsLost { first: 27, last: 28, what: "past the end".into() }.into(),
+    ]
+}
+
+/// Holds the state's layout and the fold's meaning: a base is taken only from the same [`FOLD`].
+#[test]
+fn todays_fold_makes_yesterdays_base() {
+    let mut state = State::default();
+    for (number, record) in history().into_iter().enumerate() {
+        let stamp = Stamp { epoch: Epoch(1), time: Time(number as i64) };
+        state.apply(stamp, &record).unwrap_or_else(|error| panic!("{record:?}: {error}"));
+    }
+    let at = Position { seq: history().len() as u64, hash: Hash([0xAB; 32]) };
+    let today = hex(&Base { at, state: state.clone() }.encode().unwrap()) + "\n";
+    let path = folder().join(format!("base-{FOLD}.hex"));
+    if !path.exists() && std::env::var_os("BACKSTAY_BLESS").is_some() {
+        std::fs::write(&path, &today).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).expect("base: a new fold; run with BACKSTAY_BLESS=1");
+    assert_eq!(golden, today, "the fold or the state's layout is another: raise journal::base::FOLD");
+    let read = Base::decode(&unhex(golden.trim_end())).unwrap();
+    assert_eq!((read.at, read.state), (at, state));
+}
+
+/// What an older fold wrote is known for what it is, and never taken for today's.
+#[test]
+fn every_older_base_is_set_aside() {
+    for fold in (1..=FOLD).filter(|fold| *fold != FOLD) {
+        let golden = std::fs::read_to_string(folder().join(format!("base-{fold}.hex"))).unwrap();
+        let refused = Base::decode(&unhex(golden.trim_end()));
+        assert!(matches!(refused, Err(BaseFault::Fold { found }) if found == fold), "{fold}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn todays_records_have_yesterdays_bytes() {
+    let mut lines: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for sample in samples() {
+        let encoded = sample.encode().unwrap();
+        let name = format!("{:04x}-{}.hex", encoded.kind, encoded.version);
+        lines.entry(name).or_default().push(hex(&encoded.body));
+    }
+    for (name, lines) in lines {
+        let path = folder().join(&name);
+        let today = lines.join("\n") + "\n";
+        if !path.exists() && std::env::var_os("BACKSTAY_BLESS").is_some() {
+            std::fs::create_dir_all(folder()).unwrap();
+            std::fs::write(&path, &today).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_else(|_| {
+            panic!("{name} is missing: a new kind or version; run with BACKSTAY_BLESS=1")
+        });
+        assert_eq!(
+            golden, today,
+            "{name}: a released record is written otherwise; give it the next version instead"
+        );
+    }
+}
+
+#[test]
+fn every_version_ever_written_is_read() {
+    let mut kinds = BTreeSet::new();
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name.starts_with("base-") {
+            continue;
+        }
+        let (kind, version) = name.split_once('-').unwrap();
+        let (kind, version) = (u16::from_str_radix(kind, 16).unwrap(), version.parse().unwrap());
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            Record::decode(kind, version, &unhex(line)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        kinds.insert(kind);
+    }
+    let all: BTreeSet<u16> = Record::KINDS.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, all, "every kind has golden bytes");
+}
+
+#[test]
+fn what_is_not_a_record_is_refused_with_advice() {
+    let unknown = Record::decode(0x7fff, 1, &[]).unwrap_err().to_string();
+    assert!(unknown.contains("newer"), "{unknown}");
+    let newer = Record::decode(0x0001, 9, &[0; 4]).unwrap_err().to_string();
+    assert!(newer.contains("newer"), "{newer}");
+    let mut body = Record::from(Installed { installation: Installation(1) }).encode().unwrap().body;
+    body.push(0);
+    let trailing = Record::decode(0x0001, 1, &body).unwrap_err().to_string();
+    assert!(trailing.contains("1 bytes too many"), "{trailing}");
+    // A length that no body can have must not be believed.
+    let bomb = [0xff; 16];
+    assert!(Record::decode(0x0020, 1, &bomb).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(kind in 0u16..0x60, version in 0u16..3, body: Vec<u8>) {
+        let _refused_or_read = Record::decode(kind, version, &body);
+    }
+}

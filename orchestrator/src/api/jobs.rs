@@ -1,0 +1,183 @@
+//! Jobs: the live ones from the state, the others from the history index.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State as Extract};
+use journal::record::{CancelAsked, Work};
+use journal::state::{Job, JobState};
+use journal::{JobId, State, VmId};
+use serde::Deserialize;
+
+use super::view::{JobView, ProgressView, StepView};
+use super::{Answer, Api};
+use crate::decide::queue;
+use crate::drive::{Refusal, Shared};
+
+/// How many jobs a list shows, beside those that are not over.
+const LISTED: usize = 500;
+
+/// How long a caller waits for a change.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How many it shows when more are asked for.
+const LISTED_AT_MOST: usize = 10_000;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Filter {
+    vm: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Newest first. What the state no longer keeps is in the history index.
+pub(super) async fn list(Extract(api): Extract<Api>, Query(filter): Query<Filter>) -> Answer<Vec<JobView>> {
+    let limit = filter.limit.map_or(LISTED, |limit| limit.min(LISTED_AT_MOST));
+    let vm = match &filter.vm {
+        None => None,
+        Some(name) => Some(super::points::vm_of_name(&api, name).await?),
+    };
+    let history = api.shared.history.clone();
+    let older = tokio::task::spawn_blocking(move || history.newest(vm, limit)).await;
+    let older = older.map_err(|error| Refusal::failed(error.to_string()))?;
+    let state = api.shared.state.read().await;
+    let wanted = |job: &&Job| vm.is_none_or(|vm| vm_of(&api.shared, &state, job) == Some(vm));
+    let older = older.iter().filter(|job| !state.jobs.contains_key(&job.id));
+    let mut jobs: Vec<&Job> = state.jobs.values().filter(wanted).chain(older).collect();
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+    jobs.truncate(filter.limit.unwrap_or(jobs.len()));
+    Ok(Json(jobs.into_iter().map(|job| view(&api.shared, &state, job)).collect()))
+}
+
+/// The VM that a job is about: its own, or its restore point's.
+fn vm_of(shared: &Shared, state: &State, job: &Job) -> Option<VmId> {
+    let point = match &job.work {
+        Work::Restore(work) => work.point,
+        Work::Forget { point } => *point,
+        work => return work.vm(),
+    };
+    let gone = || shared.history.point(point).map(|kept| kept.point.vm);
+    state.points.get(&point).map(|point| point.vm).or_else(gone)
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct After {
+    after: Option<u64>,
+}
+
+/// Shows a job; with `after`, once its revision is another one, or after a while.
+pub(super) async fn show(
+    Extract(api): Extract<Api>,
+    Path(id): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Answer<JobView> {
+    let deadline = tokio::time::Instant::now() + LONGEST_WAIT;
+    let mut changed = api.shared.changed.subscribe();
+    loop {
+        changed.mark_unchanged();
+        let view = find(&api.shared, &id).await?;
+        if after != Some(view.revision) {
+            return Ok(Json(view));
+        }
+        if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+            return Ok(Json(view));
+        }
+    }
+}
+
+async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> {
+    let missing = || Refusal::not_found(format!("no job `{id}`; `job list` shows them"));
+    let parsed: JobId = id.parse().map_err(|_| missing())?;
+    let state = shared.state.read().await;
+    if let Some(job) = state.jobs.get(&parsed) {
+        return Ok(view(shared, &state, job));
+    }
+    shared.history.job(parsed).map(|job| view(shared, &state, &job)).ok_or_else(missing)
+}
+
+pub(super) async fn cancel(Extract(api): Extract<Api>, Path(id): Path<String>) -> Answer<JobView> {
+    let named = id.clone();
+    api.propose(move |state, _| {
+        let missing =
+            || Refusal::not_found(format!("no job `{named}` that is not over; `job list` shows them"));
+        let job = named.parse().ok().and_then(|id: JobId| state.jobs.get(&id)).ok_or_else(missing)?;
+        if job.state.is_over() {
+            return Err(Refusal::usage(format!("{named} is {} already", job.state)));
+        }
+        let asked = CancelAsked { job: job.id };
+        Ok((if job.cancel_asked { Vec::new() } else { vec![asked.into()] }, ()))
+    })
+    .await?;
+    find(&api.shared, &id).await.map(Json)
+}
+
+fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
+    let progress = job.open_step().and_then(|step| shared.progress_of(step.intent));
+    let point = match &job.work {
+        Work::Restore(work) => Some(work.point),
+        Work::Forget { point } => Some(*point),
+        _ => {
+            let made = |plan: &journal::record::BackupPlanned| {
+                let stored = job.last(journal::EffectKind::Store).is_some_and(|step| step.done().is_some());
+                stored.then_some(plan.point)
+            };
+            job.plan.as_ref().and_then(made)
+        }
+    };
+    let vm_of_point = || {
+        let point = point?;
+        let gone = || shared.history.point(point).map(|kept| kept.point.vm_name.to_string());
+        state.points.get(&point).map(|point| point.vm_name.to_string()).or_else(gone)
+    };
+    let vm = job.work.vm().map(|id| vm_name(state, id));
+    let mut view = JobView {
+        id: job.id.to_string(),
+        kind: job.work.kind().to_owned(),
+        vm: vm.or_else(vm_of_point),
+        state: job.state.to_string(),
+        policy: job.due.as_ref().map(|due| due.policy.to_string()),
+        attempt: 1,
+        reason: job.reason.clone().or_else(|| waits(shared, job)),
+        created: job.created.to_string(),
+        started: job.started.map(|at| at.to_string()),
+        ended: job.ended.map(|at| at.to_string()),
+        repository: queue::repository(state, job).map(ToString::to_string),
+        point: point.map(|point| point.to_string()),
+        steps: job.steps.iter().map(step_view).collect(),
+        progress: progress.map(|it| ProgressView { done: it.done_bytes, total: it.total_bytes }),
+        revision: 0,
+    };
+    view.revision = revision(&view);
+    view
+}
+
+/// What a job waits for that an operator should do something about.
+fn waits(shared: &Shared, job: &Job) -> Option<String> {
+    let waiting = job.state == JobState::Queued && !job.work.frees_room();
+    let trouble = shared.trouble().filter(|_| waiting)?;
+    Some(format!("{}; {}", trouble.what, trouble.advice))
+}
+
+/// A VM that is no longer managed has the name that its restore points carry.
+fn vm_name(state: &State, id: VmId) -> String {
+    let managed = state.vms.get(&id).map(|vm| vm.address.name.to_string());
+    let before = || state.points_of(id).next_back().map(|point| point.vm_name.to_string());
+    managed.or_else(before).unwrap_or_else(|| id.to_string())
+}
+
+fn step_view(step: &journal::state::Step) -> StepView {
+    StepView {
+        intent: step.intent.to_string(),
+        effect: step.kind.name().to_owned(),
+        outcome: step.outcome.as_ref().and_then(|outcome| serde_json::to_value(outcome).ok()),
+    }
+}
+
+/// Changes whenever what is shown does. Stays below 2^53, so that every JSON reader keeps it whole.
+fn revision(view: &JobView) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&view.state, &view.reason, view.steps.len()).hash(&mut hasher);
+    view.steps.last().map(|step| step.outcome.is_some()).hash(&mut hasher);
+    view.progress.map(|progress| (progress.done, progress.total)).hash(&mut hasher);
+    hasher.finish() >> 11
+}

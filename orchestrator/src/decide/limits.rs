@@ -1,0 +1,24 @@
+//! What an operator sets for all VMs: what a view may cost a guest, how much a bitmap is doubted, how long a chain may be.
+
+use journal::effect::ViewLimits;
+
+/// The limits that decisions keep to. They belong to this life of the orchestrator: what was decided under them is in
+/// the journal, they themselves are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What a view may cost.
+    pub view: ViewLimits,
+    /// How many chunks of each incremental disk that its bitmap calls clean are compared nevertheless.
+    pub audit_chunks: u32,
+    /// How many checkpoints a VM may have.
+    pub checkpoints: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // A scratch file may fill what the agent leaves free on its file system in any case; a guest's own timeout for a
+        // disk is 30 seconds and more.
+        let view = ViewLimits { scratch_bytes: u64::MAX, stall_ms: 5_000 };
+        Self { view, audit_chunks: 8, checkpoints: 32 }
+    }
+}

@@ -1,0 +1,171 @@
+//! What is so in this life of the orchestrator and in no other: which intents an agent has in hand, what was seen.
+//!
+//! Nothing here is recorded, because nothing here outlives the process: after a restart every intent is out of hand and
+//! every VM unseen, which is exactly what reconcile starts from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use journal::observation::{RepositorySeen, VmSeen};
+use journal::{IntentId, PolicyName, State, VmId};
+use policies::Policy;
+
+use super::{CheckStep, Limits};
+
+/// How many times an intent whose fate stays unknown is looked into before its VM is left alone for a while.
+pub const UNKNOWN_LIMIT: u32 = 3;
+
+/// What is in hand.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Intents that an agent has, in this epoch.
+    pub in_hand: BTreeSet<IntentId>,
+    /// Of those, the ones that it was asked to stop.
+    pub cancelling: BTreeSet<IntentId>,
+    /// How often an agent could not tell what became of an intent.
+    pub unknown: BTreeMap<IntentId, u32>,
+    /// VMs that are being looked at. Their jobs wait.
+    pub checks: BTreeMap<VmId, (Check, u32)>,
+    /// What was seen last of the VMs that were looked at, and accepted.
+    pub seen: BTreeMap<VmId, Seen>,
+    /// The policies, parsed.
+    pub policies: BTreeMap<PolicyName, Parsed>,
+    /// The operator's limits.
+    pub limits: Limits,
+    /// Whether the journal's disk has no room for new work: then only what frees room begins.
+    pub full: bool,
+}
+
+/// A policy, and what it was parsed from.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    text: String,
+    paused: bool,
+    /// The policy.
+    pub policy: Policy,
+}
+
+/// How far the look at a VM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// It is to be looked at.
+    Wanted,
+    /// An agent was asked.
+    Asked,
+    /// It answered.
+    Seen(Seen),
+    /// Leftovers are being removed.
+    Cleaning,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the VM.
+    pub vm: VmSeen,
+    /// Of the repositories that its points are in, and that its jobs name.
+    pub repositories: Vec<RepositorySeen>,
+}
+
+impl Live {
+    /// The beginning of a life under these limits.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Keeps the parsed policies in step with the journal's. A text that no longer parses, written by another version,
+    /// is left out; returns the names of those.
+    pub fn refresh_policies(&mut self, state: &State) -> Vec<PolicyName> {
+        self.policies.retain(|name, _| state.policies.contains_key(name));
+        let mut unreadable = Vec::new();
+        for (name, recorded) in &state.policies {
+            let known = self.policies.get(name);
+            if known.is_some_and(|known| known.text == recorded.text && known.paused == recorded.paused) {
+                continue;
+            }
+            let parsed = policies::file::read(&recorded.text).ok().and_then(|all| all.into_iter().next());
+            let Some(mut policy) = parsed else {
+                self.policies.remove(name);
+                unreadable.push(name.clone());
+                continue;
+            };
+            policy.paused |= recorded.paused;
+            let (text, paused) = (recorded.text.clone(), recorded.paused);
+            self.policies.insert(name.clone(), Parsed { text, paused, policy });
+        }
+        unreadable
+    }
+
+    /// Takes an intent as sent.
+    pub fn take_up(&mut self, intent: IntentId) {
+        self.in_hand.insert(intent);
+    }
+
+    /// An agent is done with an intent.
+    pub fn put_down(&mut self, intent: IntentId) {
+        self.in_hand.remove(&intent);
+        self.cancelling.remove(&intent);
+    }
+
+    /// An agent cannot tell what became of an intent: its VM is looked at, unless that did not help several times.
+    pub fn lose_sight(&mut self, intent: IntentId, vm: VmId) {
+        self.put_down(intent);
+        let times = self.unknown.entry(intent).or_insert(0);
+        *times += 1;
+        if *times < UNKNOWN_LIMIT {
+            self.step(vm, CheckStep::Want);
+        }
+    }
+
+    /// Takes a VM's check one step on.
+    pub fn step(&mut self, vm: VmId, step: CheckStep) {
+        let round = self.checks.get(&vm).map_or(0, |(_, round)| *round);
+        match step {
+            CheckStep::Want => self.checks.insert(vm, (Check::Wanted, round)),
+            CheckStep::Ask => self.checks.insert(vm, (Check::Asked, round)),
+            CheckStep::Clean => self.checks.insert(vm, (Check::Cleaning, round + 1)),
+            CheckStep::Accept => {
+                let accepted = self.checks.remove(&vm);
+                if let Some((Check::Seen(seen), _)) = accepted {
+                    self.seen.insert(vm, seen);
+                }
+                None
+            }
+        };
+    }
+
+    /// An agent has looked at a VM.
+    pub fn saw(&mut self, vm: VmId, seen: Seen) {
+        if let Some((check @ Check::Asked, _)) = self.checks.get_mut(&vm) {
+            *check = Check::Seen(seen);
+        }
+    }
+
+    /// Wants a look at every VM: what happened while nobody was there is in no journal.
+    pub fn look_at_all(&mut self, state: &State) {
+        self.checks.extend(state.vms.keys().map(|vm| (*vm, (Check::Wanted, 0))));
+    }
+
+    /// Wants a look at every VM that has something unexplained.
+    pub fn look_at_unexplained(&mut self, state: &State) {
+        for vm in self.unexplained(state) {
+            self.unknown.clear();
+            self.checks.insert(vm, (Check::Wanted, 0));
+        }
+    }
+
+    /// Every VM for which the journal leaves something to be looked at: after a start, or now and then.
+    fn unexplained(&self, state: &State) -> Vec<VmId> {
+        let running = |vm: VmId| super::jobs::running(state).any(|job| job.work.vm() == Some(vm));
+        let orphaned = |vm: VmId| state.open_on(vm).any(|open| !self.in_hand.contains(&open.intent.id));
+        state
+            .vms
+            .iter()
+            .filter(|(id, vm)| {
+                let owed = vm.thaw_owed.is_some() || !vm.views.is_empty();
+                !self.checks.contains_key(id) && (orphaned(**id) || (owed && !running(**id)))
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    }
+}

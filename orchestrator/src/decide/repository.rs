@@ -1,0 +1,99 @@
+//! Work on a repository: one effect, and what its outcome means.
+
+use journal::effect::{Check, Effect, Forget, OpenRepository, Prune, RepositoryAddress};
+use journal::outcome::Done;
+use journal::record::{End, RepositoryAdded};
+use journal::state::Job;
+use journal::{FailureClass, PointId, RepositoryName, State};
+
+use super::Decision;
+
+/// Creates or opens a repository; it is one of ours once it has opened.
+pub fn add(state: &State, job: &Job, repository: &RepositoryAddress, chunk_bytes: u32) -> Decision {
+    let effect = || Effect::OpenRepository(OpenRepository { repository: repository.clone(), chunk_bytes });
+    single(state, job, effect, |done| {
+        let Done::Opened { id, created } = done else { return Decision::end(job.id, End::Done, None) };
+        let what = if *created { "created" } else { "opened: there was a repository already" };
+        let mut decision = Decision::end(job.id, End::Done, Some(what.to_owned()));
+        if !state.repositories.contains_key(&repository.name) {
+            let added = RepositoryAdded { repository: repository.clone(), id: id.clone(), chunk_bytes };
+            decision.records.insert(0, added.into());
+        }
+        decision
+    })
+}
+
+/// Checks a repository. Problems found are a failed job: somebody has to look.
+pub fn check(state: &State, job: &Job, name: &RepositoryName, read_data: bool) -> Decision {
+    let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
+    let effect = || Effect::Check(Check { repository: repository.address.clone(), read_data });
+    single(state, job, effect, |done| match done {
+        Done::Checked { problems } if !problems.is_empty() => {
+            Decision::fail(job.id, format!("{} problems, the first: {}", problems.len(), problems[0]))
+        }
+        _ => Decision::end(job.id, End::Done, None),
+    })
+}
+
+/// Frees what no restore point needs.
+pub fn prune(state: &State, job: &Job, name: &RepositoryName) -> Decision {
+    let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
+    let effect = || Effect::Prune(Prune { repository: repository.address.clone() });
+    single(state, job, effect, |done| {
+        let freed = match done {
+            Done::Pruned { freed_bytes } => Some(format!("freed {freed_bytes} bytes")),
+            _ => None,
+        };
+        Decision::end(job.id, End::Done, freed)
+    })
+}
+
+/// Forgets one restore point.
+pub fn forget(state: &State, job: &Job, point: PointId) -> Decision {
+    // Settling the effect takes the point out of the state: then it is done.
+    let effect = state.points.get(&point).and_then(|it| forgetting(state, it, "an operator asked for it"));
+    match (effect, job.steps.is_empty()) {
+        (Some(effect), _) => {
+            single(state, job, || effect.clone(), |_| Decision::end(job.id, End::Done, None))
+        }
+        (None, true) => Decision::fail(job.id, format!("restore point {point} is no longer there")),
+        (None, false) => Decision::end(job.id, End::Done, None),
+    }
+}
+
+/// The effect that forgets a point.
+pub fn forgetting(state: &State, point: &journal::state::Point, reason: &str) -> Option<Effect> {
+    let repository = state.repositories.get(&point.repository)?;
+    Some(Effect::Forget(Forget {
+        repository: repository.address.clone(),
+        point: point.id,
+        snapshot: point.snapshot.clone(),
+        reason: reason.to_owned(),
+    }))
+}
+
+fn gone(job: &Job, name: &RepositoryName) -> Decision {
+    Decision::fail(job.id, format!("repository {name} is no longer there"))
+}
+
+/// A job of one effect: open it, or end with what became of it.
+fn single(
+    state: &State,
+    job: &Job,
+    effect: impl FnOnce() -> Effect,
+    done: impl FnOnce(&Done) -> Decision,
+) -> Decision {
+    let Some(step) = job.steps.last() else {
+        if job.cancel_asked {
+            return Decision::end(job.id, End::Cancelled, None);
+        }
+        return Decision::effect(state, job.id, effect());
+    };
+    match (step.done(), step.failure()) {
+        (Some(outcome), _) => done(outcome),
+        (_, Some(failure)) if failure.class == FailureClass::Cancelled => {
+            Decision::end(job.id, End::Cancelled, Some(failure.what.clone()))
+        }
+        (_, failure) => Decision::fail(job.id, failure.map_or_else(String::new, |it| it.what.clone())),
+    }
+}

@@ -1,0 +1,153 @@
+//! Runs that are due become jobs; runs that do not happen become records that say why.
+
+use std::collections::BTreeMap;
+
+use journal::record::{
+    BackupWork, ConsistencyAsked, Due, JobQueued, Mode, RunSkipped, ScheduleAdvanced, Work,
+};
+use journal::state::{Job, JobState, Policy};
+use journal::{JobId, PolicyName, RepositoryName, State, Time, VmId};
+use policies::due::{self, Activity};
+use policies::select;
+
+use super::{Decision, Live};
+
+/// What the policies ask for up to now. A cursor moves only when something came of it, so that an idle installation
+/// writes nothing; the instants in between are looked at again at no cost.
+#[must_use]
+pub fn due(state: &State, live: &Live, now: Time) -> Option<Decision> {
+    let labels = labels(state);
+    let vms = candidates(state, &labels);
+    live.policies.iter().find_map(|(name, parsed)| {
+        let policy = state.policies.get(name)?;
+        due_of(state, &vms, name, policy, &parsed.policy, now)
+    })
+}
+
+/// The labels of the VMs, in their order: what [`candidates`] borrows.
+#[must_use]
+pub fn labels(state: &State) -> Vec<BTreeMap<String, String>> {
+    state.vms.values().map(|vm| vm.labels.iter().cloned().collect()).collect()
+}
+
+/// The VMs as a policy selects among them.
+#[must_use]
+pub fn candidates<'a>(state: &'a State, labels: &'a [BTreeMap<String, String>]) -> Vec<select::Vm<'a>> {
+    let vms = state.vms.values().zip(labels);
+    vms.map(|(vm, labels)| select::Vm { name: vm.address.name.as_str(), labels, host: None }).collect()
+}
+
+fn due_of(
+    state: &State,
+    vms: &[select::Vm<'_>],
+    name: &PolicyName,
+    policy: &Policy,
+    parsed: &policies::Policy,
+    now: Time,
+) -> Option<Decision> {
+    let cursor = |key: &str| Some(policy.cursors.get(key).copied().unwrap_or(policy.applied).to_utc());
+    let activity = |vm: &str| activity(state, name, vm);
+    let answer = due::due(parsed, vms, cursor, activity, now.to_utc());
+    if answer.runs.is_empty() && answer.not_run.is_empty() {
+        return None;
+    }
+    let mut decision = Decision::default();
+    let mut next = state.next.job;
+    for run in &answer.runs {
+        let Some(vm) = vm_named(state, run.vm) else { continue };
+        for repository in &parsed.repositories {
+            let Ok(repository) = repository.parse::<RepositoryName>() else { continue };
+            if !state.repositories.contains_key(&repository) {
+                let reason = format!("there is no repository {repository}");
+                decision.records.push(skipped(name, run.schedule, Some(vm), run.scheduled, reason));
+                continue;
+            }
+            let due = Due {
+                policy: name.clone(),
+                schedule: run.schedule.to_owned(),
+                at: run.scheduled.into(),
+                not_before: run.at.into(),
+            };
+            // A crash may keep the first jobs of a decision and not the cursor behind them: none is queued twice.
+            let there = |job: &Job| {
+                job.due.as_ref() == Some(&due)
+                    && job.work.vm() == Some(vm)
+                    && job.work.repository() == Some(&repository)
+            };
+            if state.jobs.values().any(there) {
+                continue;
+            }
+            decision.records.push(queued(next, vm, repository, parsed, run.mode, due));
+            next = next.next();
+        }
+    }
+    for it in &answer.not_run {
+        let vm = it.vm.and_then(|vm| vm_named(state, vm));
+        decision.records.push(skipped(name, it.schedule, vm, it.at, it.reason.to_string()));
+    }
+    decision.records.extend(answer.cursors.iter().map(|(schedule, through)| {
+        let (policy, schedule) = (name.clone(), (*schedule).to_owned());
+        ScheduleAdvanced { policy, schedule, through: (*through).into() }.into()
+    }));
+    Some(decision)
+}
+
+fn skipped(
+    policy: &PolicyName,
+    schedule: &str,
+    vm: Option<VmId>,
+    at: chrono::DateTime<chrono::Utc>,
+    reason: String,
+) -> journal::Record {
+    RunSkipped { policy: policy.clone(), schedule: schedule.to_owned(), vm, at: at.into(), reason }.into()
+}
+
+fn queued(
+    job: JobId,
+    vm: VmId,
+    repository: RepositoryName,
+    policy: &policies::Policy,
+    mode: policies::Mode,
+    due: Due,
+) -> journal::Record {
+    let mode = match mode {
+        policies::Mode::Auto => Mode::Auto,
+        policies::Mode::Incremental => Mode::Incremental,
+        policies::Mode::Differential => Mode::Differential,
+        policies::Mode::Full => Mode::Full,
+    };
+    let consistency = match policy.consistency {
+        policies::Consistency::Crash => ConsistencyAsked::Crash,
+        policies::Consistency::Filesystem => ConsistencyAsked::Filesystem,
+        policies::Consistency::Required => ConsistencyAsked::Required,
+    };
+    let work = Work::Backup(BackupWork { vm, repository, mode, since: None, consistency });
+    JobQueued { job, work, due: Some(due) }.into()
+}
+
+fn vm_named(state: &State, name: &str) -> Option<VmId> {
+    state.vm_named(&name.parse().ok()?).map(|(id, _)| id)
+}
+
+/// Whether a VM's runs under a policy are under way.
+fn activity(state: &State, policy: &PolicyName, vm: &str) -> Activity {
+    let Some(vm) = vm_named(state, vm) else { return Activity::default() };
+    let mut activity = Activity::default();
+    for job in state.jobs.values() {
+        let same = job.work.vm() == Some(vm) && job.due.as_ref().is_some_and(|due| due.policy == *policy);
+        activity.running |= same && job.state == JobState::Running;
+        activity.queued |= same && job.state == JobState::Queued;
+    }
+    activity
+}
+
+/// The next instant at which something may become due: a schedule's, or a waiting job's.
+#[must_use]
+pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
+    // A paused policy's too: what it does not run is answered for while it is paused, and not made up for afterwards.
+    let schedules = live.policies.values().flat_map(|parsed| &parsed.policy.schedules);
+    let runs = schedules.filter_map(|timing| timing.schedule.next_after(now.to_utc())).map(Time::from);
+    let waiting = state.jobs.values().filter(|job| job.state == JobState::Queued);
+    let starts = waiting.filter_map(|job| job.due.as_ref()).map(|due| due.not_before).filter(|at| *at > now);
+    runs.chain(starts).min()
+}

@@ -1,0 +1,264 @@
+//! From the tables of a policy file to policies, each value checked where it stands. Knows TOML only through
+//! the reader.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::reader::{Keys, Report, Text, kind};
+use super::{FileError, Problem};
+use crate::duration;
+use crate::keep::{Rule, Style};
+use crate::policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
+use crate::schedule::{self, Schedule};
+use crate::select::Selection;
+use crate::window::Window;
+
+/// More would make the day of a backup a matter of luck.
+const MOST_JITTER: TimeDelta = TimeDelta::hours(24);
+
+/// The counts and spans of a `keep` table. A rule's text has the same names with `-` for `_`.
+const KEEP_KEYS: [&str; 12] = [
+    "last",
+    "hourly",
+    "daily",
+    "weekly",
+    "monthly",
+    "yearly",
+    "within",
+    "within_hourly",
+    "within_daily",
+    "within_weekly",
+    "within_monthly",
+    "within_yearly",
+];
+
+/// Reads and checks a policy file.
+///
+/// # Errors
+/// With every problem found, each with line and column.
+pub fn read(text: &str) -> Result<Vec<Policy>, FileError> {
+    let mut report = Report::new(text);
+    let root = DeTable::parse(text).map_err(|error| {
+        let mut report = Report::new(text);
+        report.add(&error.span().unwrap_or(0..0), error.message());
+        FileError { problems: report.finish() }
+    })?;
+    let mut file = Keys::new(root.get_ref(), 0..0);
+    let policies = if root.get_ref().contains_key("name") {
+        vec![policy(file, &mut report)]
+    } else {
+        let tables = file.tables("policy", &mut report);
+        file.finish(&mut report);
+        if tables.is_empty() && report.count() == 0 {
+            report.add(&(0..0), "the file has no policy; begin one with `[[policy]]`");
+        }
+        tables.into_iter().map(|table| policy(table, &mut report)).collect()
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for (name, span) in policies.iter().flatten().map(|(policy, span)| (policy.name.as_str(), span)) {
+        if names.contains(&name) {
+            report.add(span, format!("the file has two policies named `{name}`"));
+        }
+        names.push(name);
+    }
+    let problems: Vec<Problem> = report.finish();
+    if problems.is_empty() {
+        Ok(policies.into_iter().flatten().map(|(policy, _)| policy).collect())
+    } else {
+        Err(FileError { problems })
+    }
+}
+
+/// A policy and the place of its name; `None` after a problem that leaves nothing to return.
+fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::ops::Range<usize>)> {
+    let place = keys.span.clone();
+    let problems = report.count();
+    let name = keys.string("name", report);
+    match &name {
+        None if report.count() > problems => {}
+        None => report.add(&place, "the policy has no `name`"),
+        Some(name) if !is_name(name.text) => {
+            report.add(&name.span, "a name has 1 to 64 letters, digits, `-`, `_` or `.`");
+        }
+        Some(_) => {}
+    }
+    let description = keys.string("description", report).map(|text| text.text.to_owned());
+    let paused = keys.boolean("paused", report).unwrap_or(false);
+    let repositories = repositories(&mut keys, report);
+    let consistency = keys.word("consistency", Consistency::WORDS, Consistency::from_word, report);
+    let problems = report.count();
+    let select = match keys.table("select", report) {
+        Some(select) => selection(select, report),
+        None if report.count() > problems => Selection::default(),
+        None => {
+            report.add(
+                &place,
+                "the policy has no `select`; to take every VM write `select = { names = [\"*\"] }`",
+            );
+            Selection::default()
+        }
+    };
+    let mut schedules: Vec<Timing> = Vec::new();
+    for table in keys.tables("schedules", report) {
+        let place = table.span.clone();
+        let Some(timing) = timing(table, report) else { continue };
+        if schedules.iter().any(|other| other.key() == timing.key()) {
+            report.add(&place, format!("two schedules of this policy are `{}`", timing.key()));
+        }
+        schedules.push(timing);
+    }
+    let keep = keys.take("keep").and_then(|value| keep(value, report));
+    keys.finish(report);
+    let name = name?;
+    let policy = Policy {
+        name: name.text.to_owned(),
+        description,
+        paused,
+        select,
+        schedules,
+        repositories,
+        consistency,
+        keep,
+    };
+    Some((policy, name.span))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn repositories(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Vec<String> {
+    let problems = report.count();
+    let names = keys.strings("repositories", report);
+    if names.is_empty() && report.count() == problems {
+        report.add(&keys.span, "the policy has no `repositories`; name at least one");
+    }
+    let mut repositories: Vec<String> = Vec::new();
+    for name in names {
+        if name.text.is_empty() || repositories.iter().any(|other| other == name.text) {
+            report.add(&name.span, format!("the repository `{}` is empty or named twice", name.text));
+        }
+        repositories.push(name.text.to_owned());
+    }
+    repositories
+}
+
+fn selection(mut keys: Keys<'_>, report: &mut Report<'_>) -> Selection {
+    let (place, problems) = (keys.span.clone(), report.count());
+    let patterns = |texts: Vec<Text<'_>>| texts.into_iter().map(|text| text.text.to_owned()).collect();
+    let select = Selection {
+        names: patterns(keys.strings("names", report)),
+        labels: match keys.table("labels", report) {
+            Some(labels) => labels.string_entries(report).into_iter().collect(),
+            None => Default::default(),
+        },
+        hosts: patterns(keys.strings("hosts", report)),
+        exclude: patterns(keys.strings("exclude", report)),
+    };
+    keys.finish(report);
+    if select.is_open_ended() && report.count() == problems {
+        report.add(&place, "`select` names nothing; to take every VM write `names = [\"*\"]`");
+    }
+    select
+}
+
+fn timing(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<Timing> {
+    let (place, problems) = (keys.span.clone(), report.count());
+    let cron = keys.string("cron", report);
+    if cron.is_none() && report.count() == problems {
+        report.add(&place, "the schedule has no `cron`");
+    }
+    let zone = match keys.string("time_zone", report) {
+        Some(name) => report.check(&name.span, schedule::zone(name.text)).unwrap_or_default(),
+        None => chrono_tz::Tz::UTC,
+    };
+    let mode = keys.word("mode", Mode::WORDS, Mode::from_word, report);
+    let jitter = keys.string("jitter", report).and_then(|text| jitter(&text, report)).unwrap_or_default();
+    let window = window(&mut keys, report);
+    let missed = keys.word("missed", Missed::WORDS, Missed::from_word, report);
+    let overlap = keys.word("overlap", Overlap::WORDS, Overlap::from_word, report);
+    keys.finish(report);
+    let cron = cron?;
+    let schedule = report.check(&cron.span, Schedule::new(cron.text, zone))?;
+    if let Some(window) = &window
+        && never_open(&schedule, window)
+    {
+        report.add(&place, "the window is closed whenever the schedule comes, so nothing would ever run");
+    }
+    let mut timing = Timing::new(schedule);
+    (timing.mode, timing.jitter, timing.window) = (mode, jitter, window);
+    (timing.missed, timing.overlap) = (missed, overlap);
+    Some(timing)
+}
+
+fn jitter(text: &Text<'_>, report: &mut Report<'_>) -> Option<TimeDelta> {
+    let jitter = report.check(&text.span, duration::parse(text.text))?;
+    if jitter > MOST_JITTER {
+        report.add(&text.span, "a jitter is at most 24h");
+    }
+    Some(jitter)
+}
+
+/// One range as a string, or several as a list.
+fn window(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Option<Window> {
+    let value = keys.take("window")?;
+    let texts = match value.get_ref() {
+        DeValue::String(text) => vec![Text { text, span: value.span() }],
+        _ => keys.strings("window", report),
+    };
+    // Each range by itself first, so that a mistake is reported where it stands.
+    for range in &texts {
+        report.check(&range.span, Window::parse([range.text]))?;
+    }
+    report.check(&value.span(), Window::parse(texts.iter().map(|range| range.text)))
+}
+
+/// Looks at some years that hold every kind of day; the rest repeat them.
+fn never_open(schedule: &Schedule, window: &Window) -> bool {
+    const LOOKED_AT: usize = 2000;
+    let start = DateTime::<Utc>::from_timestamp(1_704_067_200, 0).expect("2024-01-01, a leap year");
+    let end = start + TimeDelta::days(4 * 366);
+    !schedule.between(start, end).take(LOOKED_AT).any(|at| window.is_open(schedule.zone(), at))
+}
+
+/// A rule as a text, or as a table.
+fn keep(value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) -> Option<Rule> {
+    let table = match value.get_ref() {
+        DeValue::String(text) => return report.check(&value.span(), Rule::parse(text, Style::Restic)),
+        DeValue::Table(table) => table,
+        other => {
+            report.add(
+                &value.span(),
+                format!("`keep` is a table or a text such as \"last=3,daily=7\", not {}", kind(other)),
+            );
+            return None;
+        }
+    };
+    let problems = report.count();
+    let mut keys = Keys::new(table, value.span());
+    let mut rule = Rule::empty(keys.word("style", Style::WORDS, Style::from_word, report));
+    if let Some(name) = keys.string("time_zone", report) {
+        rule.zone = report.check(&name.span, schedule::zone(name.text)).unwrap_or_default();
+    }
+    for key in KEEP_KEYS {
+        let Some(value) = keys.take(key) else { continue };
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            other => {
+                report.add(&value.span(), format!("`{key}` is a number or a text, not {}", kind(other)));
+                continue;
+            }
+        };
+        report.check(&value.span(), rule.set(&key.replace('_', "-"), &text));
+    }
+    for tags in keys.strings("tags", report) {
+        report.check(&tags.span, rule.set("tag", tags.text));
+    }
+    keys.finish(report);
+    if rule.is_empty() && report.count() == problems {
+        report.add(&value.span(), "`keep` says nothing; leave it out to keep everything");
+    }
+    Some(rule)
+}

@@ -1,0 +1,411 @@
+//! Checking: is everything that the snapshots need there, and is it what it should be.
+//!
+//! Finds and names problems; repairs nothing. Trusts nothing that is in memory: index files and snapshots are read
+//! again.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use crate::backend::{BackendError, FileKind, FileName};
+use crate::blob::{BlobEntry, BlobKind};
+use crate::id::{Digest, FileId, IdMap, IdSet, PackId, SnapshotId};
+use crate::index::{Index, IndexFile, IndexPack};
+use crate::lock::{LockError, LockKind};
+use crate::pack;
+use crate::parallel;
+use crate::progress::{Cancelled, Counter, Stage, Watch};
+use crate::repository::{Inner, Repository};
+use crate::snapshot::Snapshot;
+use crate::store::{Damage, ReadError, unseal_blob};
+use crate::tree::{Content, Tree};
+use crate::walk::walk;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Problem {
+    /// An index file or a snapshot cannot be read.
+    #[error("{file} cannot be read: {error}")]
+    Unreadable {
+        /// Which.
+        file: FileName,
+        /// Why.
+        error: ReadError,
+    },
+    /// A pack that an index file lists is gone.
+    #[error("pack {pack} is gone; the index lists {blobs} blobs in it")]
+    PackGone {
+        /// Which.
+        pack: PackId,
+        /// How many.
+        blobs: usize,
+    },
+    /// A pack is shorter or longer than its blobs.
+    #[error("pack {pack} has {found} bytes instead of {expected}")]
+    PackSize {
+        /// Which.
+        pack: PackId,
+        /// Bytes, as the index has it.
+        expected: u64,
+        /// Bytes, as the storage has it.
+        found: u64,
+    },
+    /// A pack's bytes are not what its name, its header or the index say.
+    #[error("pack {pack} is damaged: {damage}")]
+    PackDamaged {
+        /// Which.
+        pack: PackId,
+        /// What is wrong.
+        damage: Damage,
+    },
+    /// A blob in a pack is damaged.
+    #[error("{kind} blob {digest} in pack {pack} is damaged: {damage}")]
+    BlobDamaged {
+        /// The kind of the blob.
+        kind: BlobKind,
+        /// Which.
+        digest: Digest,
+        /// Where.
+        pack: PackId,
+        /// What is wrong.
+        damage: Damage,
+    },
+    /// A blob that something needs is in no index file.
+    #[error("{kind} blob {digest} is missing; {needed_by} needs it")]
+    BlobMissing {
+        /// The kind of the blob.
+        kind: BlobKind,
+        /// Which.
+        digest: Digest,
+        /// A snapshot, or a file in a tree.
+        needed_by: String,
+    },
+    /// A file's chunks do not add up to its size.
+    #[error("the file {name:?} in the tree {tree} has chunks of {found} bytes instead of {expected}")]
+    FileSize {
+        /// The folder.
+        tree: Digest,
+        /// The file.
+        name: String,
+        /// Its size: bytes.
+        expected: u64,
+        /// The sum of its chunks: bytes.
+        found: u64,
+    },
+    /// A tree cannot be read.
+    #[error("the tree {tree} cannot be read: {error}")]
+    Tree {
+        /// Which.
+        tree: Digest,
+        /// Why.
+        error: ReadError,
+    },
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Everything that is wrong; empty when all is well.
+    pub problems: Vec<Problem>,
+    /// The snapshots that cannot be restored whole.
+    pub affected: Vec<SnapshotId>,
+    /// How many snapshots there are.
+    pub snapshots: usize,
+    /// Different trees in use.
+    pub trees: usize,
+    /// Different data blobs in use.
+    pub blobs: usize,
+    /// Packs that the index lists.
+    pub packs: usize,
+    /// Packs that no index file lists: of sessions that are running, or that died. The next prune removes those.
+    pub unlisted_packs: usize,
+    /// Bytes of packs that were read and proved; 0 unless asked for.
+    pub read_bytes: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CheckError {
+    /// Somebody prunes.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The storage does not even list its files.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The watcher said stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl Repository {
+    /// Checks that every snapshot's trees and blobs are in the index and in packs of the right size; with `read_data`
+    /// also reads every pack and proves every MAC and digest. Takes a shared lock; backups may go on meanwhile.
+    ///
+    /// # Errors
+    /// Only when it could not be carried out; what it finds is in the report.
+    pub fn check(&self, read_data: bool, watch: Watch<'_>) -> Result<Report, CheckError> {
+        let _lock = self.lock(LockKind::Shared)?;
+        let checker = Checker { inner: &self.inner, index: Index::default(), problems: Mutex::default() };
+        checker.run(read_data, watch)
+    }
+}
+
+struct Checker<'a> {
+    inner: &'a Inner,
+    index: Index,
+    problems: Mutex<Vec<Problem>>,
+}
+
+/// What is broken, to find out which snapshots it hits.
+#[derive(Default)]
+struct Broken {
+    blobs: IdSet<Digest>,
+    packs: IdSet<PackId>,
+    trees: IdSet<Digest>,
+}
+
+impl Checker<'_> {
+    fn report(&self, problem: Problem) {
+        self.problems.lock().expect("pushing to a list does not panic").push(problem);
+    }
+
+    /// Snapshots first, then index, then packs: what a backup adds meanwhile it adds in the opposite order, so
+    /// whatever a snapshot that we see needs is in what we read after it.
+    fn run(mut self, read_data: bool, watch: Watch<'_>) -> Result<Report, CheckError> {
+        let snapshots = self.read_snapshots()?;
+        let packs = self.read_index(watch)?;
+        let unlisted_packs = self.compare_packs(&packs)?;
+        for (id, snapshot) in &snapshots {
+            if !self.index.contains(BlobKind::Tree, &snapshot.tree) {
+                let needed_by = format!("snapshot {id}");
+                self.report(Problem::BlobMissing { kind: BlobKind::Tree, digest: snapshot.tree, needed_by });
+            }
+        }
+        let roots = snapshots.iter().map(|(_, snapshot)| snapshot.tree);
+        let used = walk(roots, |digest| Ok::<_, Cancelled>(self.check_tree(digest)), watch)?;
+        let read_bytes = if read_data { self.read_packs(&packs, watch)? } else { 0 };
+        let problems = std::mem::take(&mut *self.problems.lock().expect("pushing to a list does not panic"));
+        let affected = if problems.is_empty() { Vec::new() } else { self.affected(&snapshots, &problems) };
+        let (snapshots, trees, blobs, packs) =
+            (snapshots.len(), used.trees.len(), used.data.len(), packs.len());
+        Ok(Report { problems, affected, snapshots, trees, blobs, packs, unlisted_packs, read_bytes })
+    }
+
+    fn read_snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>, CheckError> {
+        let mut snapshots = Vec::new();
+        for listed in self.inner.store.backend.list(FileKind::Snapshot)? {
+            match self.inner.store.read_json(FileKind::Snapshot, listed.id) {
+                Ok(snapshot) => snapshots.push((SnapshotId(listed.id.0), snapshot)),
+                Err(ReadError::Backend(BackendError::NotFound { .. })) => {}
+                Err(error) => self.report(unreadable(FileKind::Snapshot, listed.id, error)),
+            }
+        }
+        Ok(snapshots)
+    }
+
+    fn read_index(&mut self, watch: Watch<'_>) -> Result<Vec<IndexPack>, CheckError> {
+        let files = self.inner.store.backend.list(FileKind::Index)?;
+        let counter = Counter::new(watch, Stage::Index, files.len());
+        let read = Mutex::new((Index::default(), BTreeMap::<PackId, Vec<BlobEntry>>::new()));
+        parallel::each(&files, |listed| {
+            match self.inner.store.read_json::<IndexFile>(FileKind::Index, listed.id) {
+                Ok(file) => {
+                    let (index, packs) = &mut *read.lock().expect("filling maps does not panic");
+                    index.add(listed.id, &file.packs);
+                    for pack in file.packs {
+                        packs.entry(pack.id).or_insert(pack.blobs);
+                    }
+                }
+                Err(error) => self.report(unreadable(FileKind::Index, listed.id, error)),
+            }
+            counter.one_more()
+        })?;
+        let (index, packs) = read.into_inner().expect("filling maps does not panic");
+        self.index = index;
+        Ok(packs.into_iter().map(|(id, blobs)| IndexPack { id, blobs }).collect())
+    }
+
+    /// Compares the index with what is stored; returns how many packs no index file lists.
+    fn compare_packs(&self, packs: &[IndexPack]) -> Result<usize, CheckError> {
+        let listed = self.inner.store.backend.list(FileKind::Pack)?;
+        let mut stored = listed.iter().map(|file| (file.id, file.size)).collect::<IdMap<FileId, u64>>();
+        for IndexPack { id: pack, blobs } in packs {
+            let expected = pack::expected_size(blobs);
+            match stored.remove(&FileId::from(*pack)) {
+                None => self.report(Problem::PackGone { pack: *pack, blobs: blobs.len() }),
+                Some(found) if found != expected => {
+                    self.report(Problem::PackSize { pack: *pack, expected, found });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(stored.len())
+    }
+
+    fn load_tree(&self, digest: &Digest) -> Option<Result<Tree, ReadError>> {
+        let (pack, blob) = self.index.find(BlobKind::Tree, digest)?;
+        let mut json = Vec::new();
+        let tree = self.inner.store.read_blob(pack, &blob, &mut json).and_then(|()| {
+            serde_json::from_slice(&json).map_err(|error| {
+                let damage = Damage::malformed(&error);
+                ReadError::DamagedBlob { kind: BlobKind::Tree, digest: *digest, pack, damage }
+            })
+        });
+        Some(tree)
+    }
+
+    /// Loads a tree and checks its nodes. One that is missing was reported where it is needed.
+    fn check_tree(&self, digest: &Digest) -> Option<Tree> {
+        let tree = match self.load_tree(digest)? {
+            Ok(tree) => tree,
+            Err(error) => {
+                self.report(Problem::Tree { tree: *digest, error });
+                return None;
+            }
+        };
+        for node in &tree.nodes {
+            let needed_by = || format!("{:?} in the tree {digest}", node.name);
+            match &node.content {
+                Content::File { size, chunks } => {
+                    let mut found = 0;
+                    for chunk in chunks {
+                        match self.index.find(BlobKind::Data, chunk) {
+                            Some((_, blob)) => found += blob.plain_length() as u64,
+                            None => {
+                                let (kind, digest) = (BlobKind::Data, *chunk);
+                                self.report(Problem::BlobMissing { kind, digest, needed_by: needed_by() });
+                                found = *size;
+                                break;
+                            }
+                        }
+                    }
+                    if found != *size {
+                        let (name, expected) = (node.name.clone(), *size);
+                        self.report(Problem::FileSize { tree: *digest, name, expected, found });
+                    }
+                }
+                Content::Folder { tree } if !self.index.contains(BlobKind::Tree, tree) => {
+                    let (kind, digest) = (BlobKind::Tree, *tree);
+                    self.report(Problem::BlobMissing { kind, digest, needed_by: needed_by() });
+                }
+                Content::Folder { .. } | Content::Other { .. } => {}
+            }
+        }
+        Some(tree)
+    }
+
+    /// Reads and proves every pack; returns how many bytes that were.
+    fn read_packs(&self, packs: &[IndexPack], watch: Watch<'_>) -> Result<u64, CheckError> {
+        let counter = Counter::new(watch, Stage::Packs, packs.len());
+        let read = parallel::each_with(
+            packs,
+            || 0,
+            |bytes, pack| {
+                *bytes += self.read_pack(pack);
+                counter.one_more()
+            },
+        )?;
+        Ok(read.into_iter().sum())
+    }
+
+    fn read_pack(&self, listing: &IndexPack) -> u64 {
+        let pack = listing.id;
+        let damaged = |damage| self.report(Problem::PackDamaged { pack, damage });
+        let mut bytes = match self.inner.store.backend.read(&FileName::pack(pack)) {
+            Ok(bytes) => bytes,
+            Err(BackendError::NotFound { .. }) => return 0,
+            Err(error) => {
+                self.report(Problem::Unreadable { file: FileName::pack(pack), error: error.into() });
+                return 0;
+            }
+        };
+        let found = PackId::of(&bytes);
+        if found != pack {
+            damaged(Damage::WrongDigest { found: found.to_string() });
+        }
+        let mut expected = listing.blobs.clone();
+        expected.sort_by_key(|blob| blob.offset);
+        match pack::parse(&self.inner.store.key, &bytes) {
+            Ok(header) if header == expected => {}
+            Ok(_) => damaged(Damage::malformed("its header lists other blobs than the index")),
+            Err(damage) => damaged(damage),
+        }
+        let mut plain = Vec::new();
+        for blob in &expected {
+            let start = blob.offset as usize;
+            let proved = match bytes.get_mut(start..start + blob.length as usize) {
+                Some(sealed) => unseal_blob(&self.inner.store.key, blob, sealed, &mut plain),
+                None => Err(Damage::CutOff),
+            };
+            if let Err(damage) = proved {
+                self.report(Problem::BlobDamaged { kind: blob.kind, digest: blob.id, pack, damage });
+            }
+        }
+        bytes.len() as u64
+    }
+
+    /// The snapshots that need something broken.
+    fn affected(&self, snapshots: &[(SnapshotId, Snapshot)], problems: &[Problem]) -> Vec<SnapshotId> {
+        let mut broken = Broken::default();
+        let mut affected = Vec::new();
+        for problem in problems {
+            match problem {
+                Problem::Unreadable { file: FileName::Of(FileKind::Snapshot, id), .. } => {
+                    affected.push(SnapshotId(id.0));
+                }
+                Problem::PackGone { pack, .. } => {
+                    broken.packs.insert(*pack);
+                }
+                Problem::BlobDamaged { digest, .. } | Problem::BlobMissing { digest, .. } => {
+                    broken.blobs.insert(*digest);
+                }
+                Problem::FileSize { tree, .. } | Problem::Tree { tree, .. } => {
+                    broken.trees.insert(*tree);
+                }
+                // A pack of a wrong size or digest may still hold good blobs: only reading them tells.
+                Problem::Unreadable { .. } | Problem::PackSize { .. } | Problem::PackDamaged { .. } => {}
+            }
+        }
+        let mut known = IdMap::default();
+        affected.extend(
+            snapshots
+                .iter()
+                .filter(|(_, snapshot)| self.is_hit(&snapshot.tree, &broken, &mut known))
+                .map(|(id, _)| *id),
+        );
+        affected
+    }
+
+    fn is_hit(&self, tree: &Digest, broken: &Broken, known: &mut IdMap<Digest, bool>) -> bool {
+        if let Some(hit) = known.get(tree) {
+            return *hit;
+        }
+        let lost = |kind, digest: &Digest| {
+            let place = self.index.find(kind, digest);
+            broken.blobs.contains(digest) || place.is_none_or(|(pack, _)| broken.packs.contains(&pack))
+        };
+        let hit = lost(BlobKind::Tree, tree)
+            || broken.trees.contains(tree)
+            || match self.load_tree(tree) {
+                Some(Ok(listing)) => listing.nodes.iter().any(|node| match &node.content {
+                    Content::File { chunks, .. } => chunks.iter().any(|chunk| lost(BlobKind::Data, chunk)),
+                    Content::Folder { tree } => self.is_hit(tree, broken, known),
+                    Content::Other { .. } => false,
+                }),
+                _ => true,
+            };
+        known.insert(*tree, hit);
+        hit
+    }
+}
+
+fn unreadable(kind: FileKind, id: FileId, error: ReadError) -> Problem {
+    Problem::Unreadable { file: FileName::Of(kind, id), error }
+}

@@ -1,0 +1,219 @@
+//! The index: which blob lies where. Its files, and the compact map of all of them in memory.
+//!
+//! Costs about 75 bytes of memory for each blob: a terabyte in chunks of 1 MiB is 75 MB. Knows nothing of trees.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{BackendError, FileKind};
+use crate::blob::{BlobEntry, BlobKind};
+use crate::id::{Digest, FileId, IdMap, IdSet, PackId};
+use crate::parallel;
+use crate::store::{ReadError, Store};
+
+/// An index file is written when this many blobs wait for one: restic's own limit.
+pub(crate) const BLOBS_PER_FILE: usize = 50_000;
+
+/// One pack as an index file lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IndexPack {
+    pub(crate) id: PackId,
+    pub(crate) blobs: Vec<BlobEntry>,
+}
+
+/// An index file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct IndexFile {
+    pub(crate) packs: Vec<IndexPack>,
+}
+
+/// Where a blob lies: 16 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    pack: u32,
+    offset: u32,
+    length: u32,
+    raw_length: u32,
+}
+
+/// Every blob that the index files list.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    packs: Vec<PackId>,
+    data: IdMap<Digest, Place>,
+    trees: IdMap<Digest, Place>,
+    /// The files that this map was made of.
+    files: IdSet<FileId>,
+}
+
+impl Index {
+    pub(crate) fn contains(&self, kind: BlobKind, digest: &Digest) -> bool {
+        self.of(kind).contains_key(digest)
+    }
+
+    /// How many blobs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.data.len() + self.trees.len()
+    }
+
+    pub(crate) fn find(&self, kind: BlobKind, digest: &Digest) -> Option<(PackId, BlobEntry)> {
+        let place = self.of(kind).get(digest)?;
+        let pack = self.packs.get(usize::try_from(place.pack).ok()?)?;
+        let Place { offset, length, raw_length, .. } = *place;
+        Some((*pack, BlobEntry { id: *digest, kind, offset, length, raw_length }))
+    }
+
+    fn of(&self, kind: BlobKind) -> &IdMap<Digest, Place> {
+        match kind {
+            BlobKind::Data => &self.data,
+            BlobKind::Tree => &self.trees,
+        }
+    }
+
+    /// Adds what one index file lists. Of a blob in several packs the first place is kept.
+    pub(crate) fn add(&mut self, file: FileId, packs: &[IndexPack]) {
+        if !self.files.insert(file) {
+            return;
+        }
+        for pack in packs {
+            let number = u32::try_from(self.packs.len()).expect("4 billion packs of 16 MiB are 64 PiB");
+            self.packs.push(pack.id);
+            for blob in &pack.blobs {
+                let BlobEntry { offset, length, raw_length, .. } = *blob;
+                let place = Place { pack: number, offset, length, raw_length };
+                let map = match blob.kind {
+                    BlobKind::Data => &mut self.data,
+                    BlobKind::Tree => &mut self.trees,
+                };
+                map.entry(blob.id).or_insert(place);
+            }
+        }
+    }
+}
+
+/// The index that the threads of one process share.
+#[derive(Debug, Default)]
+pub(crate) struct SharedIndex {
+    map: RwLock<Index>,
+    /// Held during a refresh; counts them, so that threads that miss together refresh once.
+    refreshes: Mutex<u64>,
+    /// The same count, readable while a refresh runs.
+    generation: AtomicU64,
+}
+
+const UNPOISONED: &str = "nothing panics while it holds the index";
+
+impl SharedIndex {
+    pub(crate) fn contains(&self, kind: BlobKind, digest: &Digest) -> bool {
+        self.map.read().expect(UNPOISONED).contains(kind, digest)
+    }
+
+    pub(crate) fn find(&self, kind: BlobKind, digest: &Digest) -> Option<(PackId, BlobEntry)> {
+        self.map.read().expect(UNPOISONED).find(kind, digest)
+    }
+
+    /// How many blobs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.map.read().expect(UNPOISONED).len()
+    }
+
+    /// Adds an index file that this process has just written.
+    pub(crate) fn add(&self, file: FileId, packs: &[IndexPack]) {
+        self.map.write().expect(UNPOISONED).add(file, packs);
+    }
+
+    /// Counts refreshes: see [`Self::refresh_since`].
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Follows the index files: adds new ones, and starts again when one that was read is gone (somebody pruned).
+    pub(crate) fn refresh(&self, store: &Store) -> Result<(), ReadError> {
+        self.refresh_since(store, u64::MAX)
+    }
+
+    /// Refreshes, unless another thread has done so since `generation` was seen.
+    pub(crate) fn refresh_since(&self, store: &Store, generation: u64) -> Result<(), ReadError> {
+        let mut refreshes = self.refreshes.lock().expect(UNPOISONED);
+        if *refreshes > generation {
+            return Ok(());
+        }
+        let listed: IdSet<FileId> = store.backend.list(FileKind::Index)?.iter().map(|file| file.id).collect();
+        let (gone, new) = {
+            let map = self.map.read().expect(UNPOISONED);
+            let new = listed.iter().copied().filter(|id| !map.files.contains(id)).collect::<Vec<_>>();
+            (!map.files.is_subset(&listed), new)
+        };
+        if gone {
+            let all = listed.into_iter().collect::<Vec<_>>();
+            let mut fresh = Index::default();
+            for_each_file(store, &all, |id, file| fresh.add(id, &file.packs))?;
+            *self.map.write().expect(UNPOISONED) = fresh;
+        } else {
+            for_each_file(store, &new, |id, file| self.add(id, &file.packs))?;
+        }
+        *refreshes += 1;
+        self.generation.store(*refreshes, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Reads index files on all cores and hands each to `take`, in no particular order.
+///
+/// A file that vanished since the listing is left out: its successor is complete before it is removed, and
+/// whoever misses a blob refreshes again.
+pub(crate) fn for_each_file(
+    store: &Store,
+    files: &[FileId],
+    take: impl FnMut(FileId, IndexFile) + Send,
+) -> Result<(), ReadError> {
+    let take = Mutex::new(take);
+    parallel::each(files, |id| {
+        match store.read_json(FileKind::Index, *id) {
+            Ok(file) => (take.lock().expect(UNPOISONED))(*id, file),
+            Err(ReadError::Backend(BackendError::NotFound { .. })) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn entry(kind: BlobKind, byte: u8, offset: u32) -> BlobEntry {
+        BlobEntry { id: Digest([byte; 32]), kind, offset, length: 40, raw_length: 100 }
+    }
+
+    #[test]
+    fn kinds_do_not_mix_and_the_first_place_stays() {
+        let mut index = Index::default();
+        let pack = |byte, blobs| IndexPack { id: PackId([byte; 32]), blobs };
+        index.add(FileId([1; 32]), &[pack(1, vec![entry(BlobKind::Data, 7, 0)])]);
+        index.add(
+            FileId([2; 32]),
+            &[pack(2, vec![entry(BlobKind::Data, 7, 5), entry(BlobKind::Tree, 8, 45)])],
+        );
+        assert_eq!(index.len(), 2);
+        assert!(!index.contains(BlobKind::Tree, &Digest([7; 32])));
+        let (pack, blob) = index.find(BlobKind::Data, &Digest([7; 32])).unwrap();
+        assert_eq!((pack, blob.offset), (PackId([1; 32]), 0));
+    }
+
+    #[test]
+    fn reads_what_restic_writes() {
+        let text = r#"{"supersedes":["2f9b417d3a0bbf50018b320b3ea33c876d01bc6ed727bbbab15b8e4bb01bf944"],"packs":[
+            {"id":"0c43a079416c2ff4af7e435575b79b767e8d19a2345af670bacc6308d7a9b09e","blobs":[
+            {"id":"51a30b7a2e90d41f072b26969f53a97496503dbf6dbe6b342f78392527923d49","type":"data","offset":0,"length":38},
+            {"id":"dbf95829d0e82c4cbf3d652a7586934933f7c14e6d7a7055ca7f2be4763a4dc9","type":"tree","offset":38,
+             "length":666293,"uncompressed_length":1154995}]}]}"#;
+        let file: IndexFile = serde_json::from_str(text).unwrap();
+        assert_eq!(file.packs[0].blobs[0].plain_length(), 6);
+        assert_eq!(file.packs[0].blobs[1].plain_length(), 1_154_995);
+        assert!(!serde_json::to_string(&file.packs[0].blobs[0]).unwrap().contains("uncompressed"));
+    }
+}

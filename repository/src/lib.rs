@@ -1,0 +1,56 @@
+//! Where restore points live: the restic repository format, version 2, written and read by our own code.
+//!
+//! A repository is opened or made over a [`Backend`] ([`Repository::open`], [`Repository::init`]); a [`Session`] saves
+//! chunks into it from several threads, commits them, and writes a [`Snapshot`]; reading goes blob by blob
+//! ([`Repository::load_blob`]). Everything is synchronous: run it on threads that may block.
+//!
+//! restic reads, checks, forgets and prunes what this writes, and this reads what restic leaves. The crate knows no
+//! virtual machine: it sees chunks, files, folders and tags.
+//!
+//! While a lock is held, `restic unlock` on the same host sends this process SIGHUP to see whether it lives: the
+//! program must not die of it.
+
+mod backend;
+mod blob;
+mod check;
+mod config;
+mod crypto;
+mod go_quote;
+mod id;
+mod index;
+mod key_file;
+mod local;
+mod lock;
+mod machine;
+mod open;
+mod pack;
+mod parallel;
+mod polynomial;
+mod progress;
+mod prune;
+mod repository;
+mod session;
+mod snapshot;
+mod store;
+mod tree;
+mod tree_builder;
+mod walk;
+
+pub use backend::{Backend, BackendError, FileKind, FileName, Listed};
+pub use blob::BlobKind;
+pub use check::{CheckError, Problem, Report};
+pub use config::{DEFAULT_CHUNK_SIZE, MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
+pub use id::{Digest, FileId, InvalidId, PackId, SnapshotId};
+pub use key_file::KeyDerivation;
+pub use local::Local;
+pub use lock::{Holder, Lock, LockError, LockKind};
+pub use open::{InitOptions, OpenError};
+pub use pack::TooLarge;
+pub use progress::{Cancelled, Progress, Stage, Watch, unwatched};
+pub use prune::{PruneError, PruneOptions, PruneReport};
+pub use repository::{ForgetError, Repository};
+pub use session::{Saved, Session, SessionOptions, WriteError};
+pub use snapshot::Snapshot;
+pub use store::{Damage, ReadError};
+pub use tree::{Content, Node, Tree};
+pub use tree_builder::{TreeBuilder, TreeError};

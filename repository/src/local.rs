@@ -1,0 +1,190 @@
+//! A repository in a local folder, laid out as restic does it.
+//!
+//! Owns durability on a POSIX file system: temporary name, fsync, rename, fsync of the folder. Knows nothing of
+//! what the files contain.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::backend::{Backend, BackendError, FileKind, FileName, Listed};
+
+/// What separates the final name from the random rest in a temporary name; restic's local backend uses the same,
+/// so that each tool knows the leftovers of the other.
+const TEMPORARY: &str = "-tmp-";
+
+/// A folder.
+#[derive(Debug, Clone)]
+pub struct Local {
+    root: PathBuf,
+}
+
+impl Local {
+    /// The repository at `root`; touches nothing yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn path(&self, name: &FileName) -> PathBuf {
+        self.root.join(name.path())
+    }
+
+    /// Visits every entry of the folders of one family: its name, whether it is a file, its path.
+    fn visit(
+        &self,
+        kind: FileKind,
+        mut each: impl FnMut(&str, &fs::DirEntry) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let top = self.root.join(kind.folder());
+        let mut folders = vec![top.clone()];
+        if kind == FileKind::Pack {
+            // Files directly under data/ are older layouts and leftovers; packs lie one folder deeper.
+            for entry in entries(&top)? {
+                let entry = entry.map_err(|error| BackendError::from_io(&top, error))?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        for folder in folders {
+            for entry in entries(&folder)? {
+                let entry = entry.map_err(|error| BackendError::from_io(&folder, error))?;
+                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+                if let (true, Some(name)) = (is_file, entry.file_name().to_str()) {
+                    each(name, &entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_temporary(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // Read-only for its owner from the start, as restic leaves its files: they never change.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+}
+
+fn entries(folder: &Path) -> Result<fs::ReadDir, BackendError> {
+    fs::read_dir(folder).map_err(|error| BackendError::from_io(folder, error))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+impl Backend for Local {
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn prepare(&self) -> Result<(), BackendError> {
+        let make =
+            |folder: PathBuf| make_folder(&folder).map_err(|error| BackendError::from_io(folder, error));
+        for kind in FileKind::ALL {
+            make(self.root.join(kind.folder()))?;
+        }
+        let data = self.root.join(FileKind::Pack.folder());
+        for prefix in 0..=u8::MAX {
+            make(data.join(format!("{prefix:02x}")))?;
+        }
+        let parent = self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        for folder in [Some(data.as_path()), Some(self.root.as_path()), parent].into_iter().flatten() {
+            sync_folder(folder).map_err(|error| BackendError::from_io(folder, error))?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, kind: FileKind) -> Result<Vec<Listed>, BackendError> {
+        let mut found = Vec::new();
+        self.visit(kind, |name, entry| {
+            let Ok(id) = name.parse() else { return Ok(()) };
+            match entry.metadata() {
+                Ok(metadata) => found.push(Listed { id, size: metadata.len() }),
+                // Removed since the folder was read: a lock that was released, say.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(BackendError::from_io(entry.path(), error)),
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn read(&self, name: &FileName) -> Result<Vec<u8>, BackendError> {
+        let path = self.path(name);
+        fs::read(&path).map_err(|error| BackendError::from_io(path, error))
+    }
+
+    fn read_range(&self, name: &FileName, offset: u64, buffer: &mut [u8]) -> Result<(), BackendError> {
+        let path = self.path(name);
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(buffer, offset))
+            .map_err(|error| BackendError::from_io(path, error))
+    }
+
+    fn write(&self, name: &FileName, bytes: &[u8]) -> Result<(), BackendError> {
+        let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.root).to_path_buf();
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
+        let temporary = PathBuf::from(temporary);
+        let written = self.write_temporary(&temporary, bytes).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            make_folder(&folder)?;
+            sync_folder(folder.parent().unwrap_or(&self.root))?;
+            self.write_temporary(&temporary, bytes)
+        });
+        written.and_then(|()| fs::rename(&temporary, &path)).and_then(|()| sync_folder(&folder)).map_err(
+            |error| {
+                // Best effort: what stays is swept by the next prune.
+                let _ = fs::remove_file(&temporary);
+                BackendError::from_io(path, error)
+            },
+        )
+    }
+
+    fn remove(&self, name: &FileName) -> Result<(), BackendError> {
+        let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::remove_file(&path)
+            .and_then(|()| sync_folder(folder))
+            .map_err(|error| BackendError::from_io(&path, error))
+    }
+
+    fn exists(&self, name: &FileName) -> Result<bool, BackendError> {
+        let path = self.path(name);
+        path.try_exists().map_err(|error| BackendError::from_io(path, error))
+    }
+
+    fn sweep(&self) -> Result<u64, BackendError> {
+        let mut removed = 0;
+        for entry in entries(&self.root)? {
+            let path = entry.map_err(|error| BackendError::from_io(&self.root, error))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.strip_prefix("config").is_some_and(|rest| rest.starts_with(TEMPORARY)) {
+                fs::remove_file(&path).map_err(|error| BackendError::from_io(&path, error))?;
+                removed += 1;
+            }
+        }
+        for kind in FileKind::ALL {
+            self.visit(kind, |name, entry| {
+                let leftover = name.split_once(TEMPORARY).is_some_and(|(id, _)| id.len() == 64);
+                if leftover {
+                    fs::remove_file(entry.path())
+                        .map_err(|error| BackendError::from_io(entry.path(), error))?;
+                    removed += 1;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(removed)
+    }
+}
