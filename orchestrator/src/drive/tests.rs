@@ -104,8 +104,8 @@ async fn a_journal_that_takes_no_more_is_told() {
     shared.log.room().wait_for(|room| *room == Room::Enough).await.unwrap();
     assert_eq!(get(&socket, "health").await["journal"]["state"], "ok");
 
-    // The queued job is begun, and that is where the disk breaks.
-    disk.fail_sync(1);
+    // The queued job is begun on a disk that is broken: for a base or a spare segment that is made meanwhile, too.
+    disk.fail_every_sync();
     let (to_agent, _asked) = mpsc::channel(1);
     let (_answers, from_agent) = mpsc::channel(1);
     let limits = crate::decide::Limits::default();

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile};
@@ -51,7 +52,8 @@ struct State {
     renamed: Vec<NameChange>,
     syncs: u64,
     operations: u64,
-    fail_sync: Option<u64>,
+    /// Of the syncs, counted as in `syncs`, those that fail.
+    failing: Range<u64>,
     power_off: Option<u64>,
     /// How many bytes files may grow by from now on; `None`: no limit.
     free: Option<u64>,
@@ -160,7 +162,14 @@ impl SimulatedDisk {
     /// Lets the `nth` sync from now on fail, once; 1 is the next.
     pub fn fail_sync(&self, nth: u64) {
         let mut state = self.lock();
-        state.fail_sync = Some(state.syncs + nth);
+        let nth = state.syncs + nth;
+        state.failing = nth..nth + 1;
+    }
+
+    /// Lets every sync from now on fail, whoever asks for it.
+    pub fn fail_every_sync(&self) {
+        let mut state = self.lock();
+        state.failing = state.syncs + 1..u64::MAX;
     }
 
     /// Turns the power off in the middle of the `nth` changing operation from now on; 1 is the next.
@@ -184,7 +193,7 @@ impl SimulatedDisk {
         let state = self.lock();
         let after = match crash {
             Crash::Process => State {
-                fail_sync: None,
+                failing: Range::default(),
                 power_off: None,
                 syncs: 0,
                 operations: 0,
@@ -215,7 +224,7 @@ impl Content {
         Content { cached: after.clone(), stable: after, dirty: BTreeSet::new() }
     }
 
-    fn sector(&self, sector: usize) -> std::ops::Range<usize> {
+    fn sector(&self, sector: usize) -> Range<usize> {
         sector * SECTOR..((sector + 1) * SECTOR).min(self.cached.len())
     }
 
@@ -321,7 +330,7 @@ impl DiskFile for SimulatedFile {
         let mut state = self.disk.lock();
         state.operation()?;
         state.syncs += 1;
-        if state.fail_sync == Some(state.syncs) {
+        if state.failing.contains(&state.syncs) {
             state.files[self.id].dirty.clear();
             return Err(io::Error::other("simulated: the disk could not write"));
         }
