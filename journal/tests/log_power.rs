@@ -138,7 +138,7 @@ fn a_failed_sync_is_not_tried_again_and_not_believed_at_the_next_start() {
     disk.fail_sync(1);
     let syncs = disk.syncs();
     let error = log.append_blocking(vec![entry(2, 100)]).unwrap_err();
-    assert!(matches!(error, LogError::Io { doing: "sync", .. }), "{error}");
+    assert!(matches!(error, LogError::Io { doing: "write and sync", .. }), "{error}");
     let error = log.append_blocking(vec![entry(3, 100)]).unwrap_err();
     assert!(matches!(&error, LogError::Poisoned { first } if first.contains("could not write")), "{error}");
     let mut reader = log.reader(1).unwrap();

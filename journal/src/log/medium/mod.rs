@@ -6,6 +6,7 @@
 //! the same segments run on a real folder and on a simulated disk that loses what was not synced. Nothing here knows what
 //! a body means.
 
+mod direct;
 mod real;
 mod segment_tail;
 mod segments;
@@ -241,6 +242,16 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// The system's. After an error nothing is known of what was written since the last success.
     fn sync(&self) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`, behind which the file has only zeros, and makes them durable; nothing is said
+    /// of what else was written since the last sync.
+    ///
+    /// # Errors
+    /// As [`DiskFile::sync`].
+    fn append(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync()
+    }
 }
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

@@ -6,7 +6,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use super::direct::Direct;
 use super::{Disk, DiskFile, write_zeros};
 
 /// A folder of a local file system.
@@ -63,7 +65,7 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskFile>>> {
         match OpenOptions::new().read(true).write(self.writable).open(self.dir.join(name)) {
-            Ok(file) => Ok(Some(Box::new(RealFile(file)))),
+            Ok(file) => Ok(Some(Box::new(RealFile::new(file)))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -76,7 +78,7 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         // The journal names every machine and what was done to it: it is nobody else's to read.
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = RealFile(options.open(self.dir.join(name))?);
+        let file = RealFile::new(options.open(self.dir.join(name))?);
         write_zeros(&file, 0, len)?;
         Ok(Box::new(file))
     }
@@ -98,17 +100,35 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    appends: Mutex<Appends>,
+}
+
+/// By which way a file is appended to.
+enum Appends {
+    /// It was not appended to yet.
+    Untried,
+    Direct(Direct),
+    /// Through the page cache, and synced.
+    Cached,
+}
+
+impl RealFile {
+    fn new(file: File) -> RealFile {
+        RealFile { file, appends: Mutex::new(Appends::Untried) }
+    }
+}
 
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(more) => done += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -119,10 +139,24 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        Ok(rustix::fs::fdatasync(&self.file)?)
+    }
+
+    fn append(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Appends::Untried = *appends {
+            *appends = Direct::open(&self.file).map_or(Appends::Cached, Appends::Direct);
+        }
+        if let Appends::Direct(direct) = &mut *appends
+            && direct.append(bytes, offset, &self.file)?
+        {
+            return Ok(());
+        }
+        self.write_at(bytes, offset)?;
+        self.sync()
     }
 }

@@ -71,8 +71,7 @@ impl SegmentTail {
         SegmentTail { _lock: lock, ..self }
     }
 
-    /// Writes as many of the run's frames from `from` on as fit, and says how many of the run are written
-    /// then.
+    /// Makes as many of the run's frames from `from` on durable as fit, and says how many of the run are so then.
     fn fill(&mut self, run: &Run, from: usize) -> Result<usize, LogError> {
         let start = run.frames[from].0.start;
         let room = self.current.size - self.current.offset;
@@ -81,17 +80,12 @@ impl SegmentTail {
         if upto > from {
             let bytes = &run.bytes[start..run.frames[upto - 1].0.end];
             let SegmentInUse { file, first, offset, .. } = &self.current;
-            file.write_at(bytes, *offset)
-                .map_err(|error| LogError::io("write to", &file_name(*first))(error))?;
+            file.append(bytes, *offset)
+                .map_err(|error| LogError::io("write and sync", &file_name(*first))(error))?;
             self.current.offset += bytes.len() as u64;
             self.head = run.frames[upto - 1].1;
         }
         Ok(upto)
-    }
-
-    fn sync(&self) -> Result<(), LogError> {
-        let SegmentInUse { file, first, .. } = &self.current;
-        file.sync().map_err(|error| LogError::io("sync", &file_name(*first))(error))
     }
 
     /// A file for the next segment, large enough for what is needed as far as one segment may be. Nothing was written
@@ -153,14 +147,10 @@ impl Tail for SegmentTail {
                 None => None,
                 Some(beyond) => Some(self.next_file(beyond, purpose).map_err(|error| partly(error, done))?),
             };
-            let upto = self.fill(run, done)?;
-            if upto > done {
-                self.sync()?;
-            }
+            done = self.fill(run, done)?;
             if let Some(next) = next {
                 self.roll(next)?;
             }
-            done = upto;
         }
         self.prepare();
         Ok(())
