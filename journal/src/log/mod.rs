@@ -6,8 +6,8 @@
 //!
 //! ```text
 //!   append(entries) ─┐                                      ┌─ Reader: one at a time, behind a writer or offline
-//!   append(entries) ─┼─ desk ─ writer: frames, one pwrite,  │  Follower: waits for what becomes durable
-//!   append(entries) ─┘         one fdatasync, all answers   │  verify: everything, past damage
+//!   append(entries) ─┼─ desk ─ writer: frames, one durable  │  Follower: waits for what becomes durable
+//!   append(entries) ─┘         write, then all answers      │  verify: everything, past damage
 //!                                       │                   │
 //!                                      Tail ── Medium ── Frames
 //!                                                │
@@ -16,9 +16,10 @@
 //!
 //! # What an acknowledgement means
 //!
-//! `append` returns after `fdatasync` of its bytes. An append of several entries is one place in the order,
-//! but not a transaction: a crash before the acknowledgement may keep some of the first of them. An error of
-//! a write or a sync poisons the log: nothing is tried a second time, every later append is refused with the
+//! `append` returns when its bytes are durable: written past the page cache and flushed by one call (`O_DIRECT` and
+//! `RWF_DSYNC`), or, where a file system has no such call, written and `fdatasync`ed. An append of several entries is one
+//! place in the order, but not a transaction: a crash before the acknowledgement may keep some of the first of them. An
+//! error of a write or a sync poisons the log: nothing is tried a second time, every later append is refused with the
 //! first error, readers go on. What had not been acknowledged then is known after a restart.
 //!
 //! # What can be proved, and what cannot
@@ -37,8 +38,9 @@
 //!   and before the mark. It is reported as a torn tail. A deleted mark makes the same of damage to the last
 //!   commit, and is itself reported.
 //!
-//! The disk is taken to write a 512-byte sector whole or not at all, so that rewriting the sector in which
-//! the last commit ended does it no harm (SQLite calls this powersafe overwrite).
+//! The disk is taken to write a 512-byte sector whole or not at all, so that rewriting the sectors of the block in
+//! which the last commit ended, with the bytes that they have, does them no harm (SQLite calls this powersafe
+//! overwrite).
 //!
 //! # A full disk
 //!

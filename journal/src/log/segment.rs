@@ -3,8 +3,8 @@
 //! Owns both layouts. Knows nothing of the frames that follow the header.
 //!
 //! A segment is a file of fixed size, written full of zeros and synced before it gets its name, so that an
-//! append never changes the file's metadata and `fdatasync` has only data to write. Its name is the sequence
-//! of its first frame. The header fills the first sector, so that no append ever rewrites it:
+//! append never changes the file's metadata and has only data to make durable. Its name is the sequence of its
+//! first frame. The header fills the first sector, so that no append ever writes anything else there:
 //!
 //! ```text
 //!   0  magic      8   "BKSTSEG" 0

@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2, retry_on_intr};
 
 /// What offsets, lengths and memory are multiples of, in bytes: the largest that a device in use asks for.
 const BLOCK: usize = 4096;
@@ -62,7 +62,8 @@ impl Direct {
         let written = before + bytes.len();
         blocks[before..written].copy_from_slice(bytes);
         blocks[written..].fill(0);
-        match pwritev2(&self.file, &[IoSlice::new(blocks)], start, ReadWriteFlags::DSYNC) {
+        let write = || pwritev2(&self.file, &[IoSlice::new(blocks)], start, ReadWriteFlags::DSYNC);
+        match retry_on_intr(write) {
             Ok(all) if all == whole => {}
             Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
             // Some file systems open such a file and only then say that they cannot write it.
