@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex};
 
 use history_support::{Historian, folded};
 use journal::log::medium::{Frames, Medium, Purpose, Run, Tail};
-use journal::log::{Entry, Frame, Log, LogError, Options, Position, Problem, Recovered, Verification, frame};
+use journal::log::{
+    Entry, Frame, HEADER_BYTES, Log, LogError, Options, Position, Problem, Recovered, Room, Verification,
+    frame,
+};
 use journal::replay::{self, ReplayError};
 use log_support::{entry, seed};
 
@@ -27,6 +30,8 @@ struct Keys {
     end: Position,
     /// The newest writer: each that opens the log is one more.
     writer: u64,
+    /// What is left is for recovery.
+    short: bool,
 }
 
 /// A writer's transaction: all of it, or nothing.
@@ -107,6 +112,10 @@ impl Tail for Client {
             keys.end = *end;
         }
         Ok(())
+    }
+
+    fn room(&mut self) -> Room {
+        if self.store.0.lock().unwrap().short { Room::Reserve } else { Room::Enough }
     }
 }
 
@@ -233,6 +242,29 @@ fn the_state_is_what_the_records_say() {
 }
 
 /// A writer that panics is gone with its log: whoever asks learns it, and nobody waits for ever.
+/// The room may be gone between the promise and the append: on a disk, since the next segment could not be made by then.
+#[tokio::test]
+async fn the_room_that_was_promised_is_there() {
+    let store = Store::default();
+    let (log, _) = open(&store);
+    let work = || vec![entry(1, 100)];
+    let bytes = (HEADER_BYTES + 100) as u64;
+    let short = |short| store.0.lock().unwrap().short = short;
+
+    log.make_room(bytes).await.unwrap();
+    short(true);
+    assert_eq!(log.append(work()).await.unwrap(), 1..2);
+    let refused = log.append(work()).await;
+    assert!(matches!(refused, Err(LogError::Full { .. })), "it was promised once: {refused:?}");
+
+    short(false);
+    log.make_room(bytes - 1).await.unwrap();
+    short(true);
+    let refused = log.append(work()).await;
+    assert!(matches!(refused, Err(LogError::Full { .. })), "less was promised: {refused:?}");
+    log.append_for(Purpose::Recovery, work()).await.unwrap();
+}
+
 #[test]
 fn a_writer_that_panics_leaves_nobody_waiting() {
     struct Broken;

@@ -102,6 +102,8 @@ pub(super) struct Writer {
     settle_after: Duration,
     /// The last commit since the tail settled.
     unsettled: Option<Instant>,
+    /// Bytes of ordinary work that room was made for: the next commit has it, however full the disk is by then.
+    promised: u64,
 }
 
 impl Writer {
@@ -111,8 +113,9 @@ impl Writer {
         let (room_news, room) = watch::channel(tail.room());
         let (poison, stopped) = watch::channel(None);
         let (run, looked) = (Run::default(), Instant::now());
+        let (unsettled, promised) = (None, 0);
         let writer =
-            Writer { tail, head, run, news, room_news, looked, poison, settle_after, unsettled: None };
+            Writer { tail, head, run, news, room_news, looked, poison, settle_after, unsettled, promised };
         (writer, News { durable, room, stopped })
     }
 
@@ -184,7 +187,10 @@ impl Writer {
 
     /// Makes requests durable. When there is no room for all of them, those go on that bring something to its end.
     fn commit(&mut self, mut requests: Vec<Request>) {
-        if self.look_for_room() == Room::Reserve {
+        let work = requests.iter().filter(|request| request.purpose == Purpose::Work);
+        let work: usize = work.map(|request| request.draft.bytes()).sum();
+        let promised = std::mem::take(&mut self.promised);
+        if self.look_for_room() == Room::Reserve && work as u64 > promised {
             let no_room = || std::io::Error::from(std::io::ErrorKind::StorageFull);
             requests = turn_away(requests, &LogError::Full { needed: 0, source: Arc::new(no_room()) });
         }
@@ -251,6 +257,7 @@ impl Writer {
     fn make_room(&mut self, bytes: u64, reply: Reply) {
         // A poisoned log says so when it is asked to append.
         let made = if self.poison.borrow().is_some() { Ok(()) } else { self.tail.make_room(bytes) };
+        self.promised = if made.is_ok() { bytes } else { 0 };
         self.look_for_room();
         let _nobody_waits = reply.send(made);
     }
