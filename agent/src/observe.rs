@@ -57,6 +57,7 @@ async fn machine(at: &LookAt, folders: &Folders) -> Result<Machine, QmpError> {
         exports: qmp.query_exports().await?.into_iter().map(|export| export.id).filter(ours).collect(),
         nodes: nodes.into_iter().filter_map(|node| node.node_name).filter(ours).collect(),
         files: files(at, folders).await,
+        socket: at.id.map(|id| folders.nbd_socket_of(id).to_string_lossy().into_owned()).unwrap_or_default(),
     })
 }
 

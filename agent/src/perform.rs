@@ -19,6 +19,7 @@ pub(crate) async fn perform(intent: &Intent, task: &Task) -> Answer {
         Effect::AddCheckpoint(effect) => machine::add_checkpoint(id, effect, task).await,
         Effect::DeleteCheckpoint(effect) => machine::delete_checkpoint(id, effect, task).await,
         Effect::Clean(effect) => machine::clean(id, effect, task).await,
+        Effect::Offer(effect) => machine::offer(id, effect, task).await,
         Effect::OpenRepository(effect) => repositories::open_repository(id, effect, task).await,
         Effect::Forget(effect) => repositories::forget(id, effect, task).await,
         Effect::Check(effect) => repositories::check(id, effect, task).await,

@@ -136,6 +136,7 @@ fn begin(hands: &Hands, seen: &Machine, disks: &[DiskSeen]) -> Effect {
         node: disk.node.clone(),
         bitmap: machine::bitmap(1),
         backing: disk.backing.clone(),
+        size_bytes: disk.size_bytes,
         lasts: if disk.stores_bitmaps { Lasts::Persistent } else { Lasts::WithProcess },
         disable: vec![],
     });

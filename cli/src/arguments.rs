@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{backup, checkpoint, doctor, job, journal, point, policy, repo, restore, up, vm};
+use crate::{backup, checkpoint, doctor, export, job, journal, point, policy, repo, restore, up, vm};
 
 const STATUSES: &str = "\
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 refused because something would be lost, 5 server unreachable.
@@ -59,6 +59,9 @@ pub enum Noun {
     /// Checkpoints: from where a VM's changes are tracked
     #[command(subcommand)]
     Checkpoint(checkpoint::Verb),
+    /// Exports: views of running VMs that other programs read
+    #[command(subcommand)]
+    Export(export::Verb),
     /// Policies: schedules, retention
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -105,6 +108,9 @@ mod tests {
             "backstay point forget p12 --force",
             "backstay restore p12 --disk vda --to x --format qcow2 --in-place --wait",
             "backstay checkpoint delete web c7",
+            "backstay export create web --since c7 --ttl 1h30m",
+            "backstay export list",
+            "backstay export remove j3",
             "backstay policy apply -f x --dry-run",
             "backstay policy preview",
             "backstay policy preview nightly --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z",
@@ -125,7 +131,6 @@ mod tests {
     #[test]
     fn what_this_version_does_not_have_is_not_accepted() {
         for line in [
-            "backstay export list",
             "backstay snapshot list web",
             "backstay serve p1",
             "backstay verify p1",
@@ -138,6 +143,7 @@ mod tests {
             "backstay repo add main --s3 https://x --password-file f",
             "backstay backup",
             "backstay backup web --mode quick",
+            "backstay export create web --ttl soon",
             "backstay vm add a/b --qmp s",
             "backstay vm show ..",
         ] {

@@ -40,7 +40,7 @@ pub async fn follow(
     let mut watchers = JoinSet::new();
     for (place, job) in jobs.iter().enumerate() {
         let (client, job, news) = (client.clone(), job.clone(), news.clone());
-        watchers.spawn(async move { watch(&client, &job, &news).await.map(|view| (place, view)) });
+        watchers.spawn(async move { watch(&client, &job, &news, is_over).await.map(|view| (place, view)) });
     }
     drop(news);
     while let Some(view) = seen.recv().await {
@@ -65,8 +65,38 @@ fn still_running(error: ClientError, jobs: &[String]) -> Failure {
     }
 }
 
-/// One job, to its end.
-async fn watch(client: &Client, job: &str, news: &mpsc::Sender<JobView>) -> Result<JobView, ClientError> {
+/// Waits until a job is at a step of this kind of effect, or over, and tells `progress` meanwhile.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn until_at(
+    client: &Client,
+    job: &str,
+    effect: &str,
+    progress: &mut Progress,
+) -> Result<JobView, Failure> {
+    let (news, mut seen) = mpsc::channel(16);
+    let enough = |view: &JobView| is_over(view) || view.steps.iter().any(|step| step.effect == effect);
+    let told = async {
+        while let Some(view) = seen.recv().await {
+            progress.saw(&view);
+        }
+    };
+    let watched = async {
+        let news = news;
+        watch(client, job, &news, enough).await
+    };
+    let (watched, ()) = tokio::join!(watched, told);
+    watched.map_err(|error| still_running(error, &[job.to_owned()]))
+}
+
+/// One job, until that is enough.
+async fn watch(
+    client: &Client,
+    job: &str,
+    news: &mpsc::Sender<JobView>,
+    enough: impl Fn(&JobView) -> bool,
+) -> Result<JobView, ClientError> {
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut revision = None;
@@ -74,7 +104,7 @@ async fn watch(client: &Client, job: &str, news: &mpsc::Sender<JobView>) -> Resu
         pace.tick().await;
         let view = ask(client, job, revision).await?;
         revision = Some(view.revision);
-        let over = is_over(&view);
+        let over = enough(&view);
         // Nobody to tell is no reason to stop waiting.
         let _nobody_looks = news.send(view.clone()).await;
         if over {

@@ -16,6 +16,7 @@ mod checkpoint;
 mod client;
 mod doctor;
 mod exit;
+mod export;
 mod follow;
 mod job;
 mod journal;
@@ -103,6 +104,7 @@ async fn ask(noun: Noun, data: Option<&Path>, session: &Session) -> Ending {
         Noun::Point(verb) => point::run(verb, session).await,
         Noun::Restore(arguments) => restore::run(arguments, session).await,
         Noun::Checkpoint(verb) => checkpoint::run(verb, session).await,
+        Noun::Export(verb) => export::run(verb, session).await,
         Noun::Policy(verb) => policy::run(verb, session).await,
         Noun::Job(verb) => job::run(verb, session).await,
         Noun::Journal(verb) => journal::run(verb, data, session).await,

@@ -54,6 +54,8 @@ pub enum Effect {
     Prune(Prune),
     /// Write one disk of a restore point to an image.
     Restore(Restore),
+    /// Offer a view to readers outside, until a time.
+    Offer(Offer),
 }
 
 /// The kinds of [`Effect`], by the name that journals, tests and crash points use.
@@ -74,6 +76,7 @@ pub enum EffectKind {
     Check,
     Prune,
     Restore,
+    Offer,
 }
 
 impl EffectKind {
@@ -94,6 +97,7 @@ impl EffectKind {
             EffectKind::Check => "check",
             EffectKind::Prune => "prune",
             EffectKind::Restore => "restore",
+            EffectKind::Offer => "offer",
         }
     }
 }
@@ -122,6 +126,7 @@ impl Effect {
             Effect::Check(_) => EffectKind::Check,
             Effect::Prune(_) => EffectKind::Prune,
             Effect::Restore(_) => EffectKind::Restore,
+            Effect::Offer(_) => EffectKind::Offer,
         }
     }
 
@@ -144,7 +149,7 @@ impl Effect {
         new.iter().filter_map(number).max().unwrap_or(BitmapId(0))
     }
 
-    /// The VM whose QEMU the effect touches. Restores and repository work touch none.
+    /// The VM whose QEMU the effect touches. Restores and repository work touch none; nor does an offer, which looks on.
     #[must_use]
     pub fn vm(&self) -> Option<VmId> {
         match self {
@@ -160,7 +165,8 @@ impl Effect {
             | Effect::Forget(_)
             | Effect::Check(_)
             | Effect::Prune(_)
-            | Effect::Restore(_) => None,
+            | Effect::Restore(_)
+            | Effect::Offer(_) => None,
         }
     }
 }
@@ -233,6 +239,8 @@ pub struct Mark {
     pub lasts: Lasts,
     /// What lies below the image, as observed: see `DiskSeen::backing`.
     pub backing: String,
+    /// The disk's size in bytes, as observed.
+    pub size_bytes: u64,
     /// Bitmaps of earlier checkpoints that record, and stop at this instant.
     pub disable: Vec<String>,
 }
@@ -246,7 +254,8 @@ pub enum Lasts {
     WithProcess,
 }
 
-/// See [`Effect::Begin`]: the view is one instant over all of its disks, and the checkpoint is the same instant.
+/// See [`Effect::Begin`]: the view is one instant over all of its disks, and the checkpoint is the same instant. A
+/// checkpoint without disks is none: then the chain stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     /// The checkpoint made in the same transaction; it may cover fewer disks than the view (a read-only one has none).
@@ -317,6 +326,22 @@ pub struct End {
     pub view: IntentId,
     /// How many disks it has.
     pub disks: usize,
+}
+
+/// See [`Effect::Offer`]. It is done when its time is over, and fails as soon as the view is. It changes nothing: who reads
+/// comes to QEMU directly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The VM.
+    pub vm: VmAddress,
+    /// The process that holds the view.
+    pub process: Process,
+    /// Whose view.
+    pub installation: Installation,
+    /// The `Begin` that made it.
+    pub view: IntentId,
+    /// Until when it is offered.
+    pub until: Time,
 }
 
 /// See [`Effect::Store`]. The repository is the truth for whether the point exists.

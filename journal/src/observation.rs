@@ -57,6 +57,9 @@ pub struct Machine {
     pub nodes: Vec<String>,
     /// Scratch files of this VM, by name.
     pub files: Vec<String>,
+    /// Where its views are served over NBD, when there are any: a unix socket's path on its host. Empty for a VM that is
+    /// none of ours yet.
+    pub socket: String,
 }
 
 /// One disk.

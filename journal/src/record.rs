@@ -5,9 +5,13 @@
 //! the old type with the old version number in `decode`, give the new one the next version, and convert. Golden bytes
 //! under `tests/formats` hold us to it. Knows nothing about frames, files or the fold.
 
+mod export;
+
 use bincode::config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use export::{ExportPlanned, ExportWork, ExportedDisk};
 
 use crate::effect::{DiskMode, ImageFormat, Intent, Lasts, RepositoryAddress, RestoreTarget, VmAddress, Way};
 use crate::ids::{
@@ -157,6 +161,8 @@ records! {
     0x0033 CancelAsked;
     /// A job is over.
     0x0034 JobEnded;
+    /// An export's plan was made.
+    0x0036 ExportPlanned;
     /// An effect was decided.
     0x0040 IntentOpened;
     /// An open intent has a new owner.
@@ -193,6 +199,7 @@ impl Record {
             | Record::ViewLost(_)
             | Record::RepositoryAdded(_)
             | Record::BackupPlanned(_)
+            | Record::ExportPlanned(_)
             | Record::CancelAsked(_)
             | Record::JobEnded(_)
             | Record::IntentOpened(_)
@@ -460,6 +467,8 @@ pub enum Work {
         /// Which.
         point: PointId,
     },
+    /// Offer a view of a VM to readers outside, for a while.
+    Export(ExportWork),
 }
 
 /// See [`Work::Backup`].

@@ -64,6 +64,7 @@ fn add_checkpoint() -> AddCheckpoint {
             bitmap: "backstay.0a1b2c3d.9".into(),
             lasts: Lasts::Persistent,
             backing: "/base.qcow2 (inode 7)".into(),
+            size_bytes: 1 << 30,
             disable: vec!["backstay.0a1b2c3d.8".into()],
         }],
     }
@@ -163,6 +164,13 @@ fn effects() -> Vec<Effect> {
             format: ImageFormat::Qcow2,
             target: RestoreTarget::InPlace,
         }),
+        Effect::Offer(Offer {
+            vm: address(),
+            process: process(),
+            installation,
+            view: IntentId(5),
+            until: Time(1_700_003_600_000_000),
+        }),
     ]
 }
 
@@ -231,6 +239,7 @@ fn works() -> Vec<Work> {
         Work::CheckRepository { repository: repository_name(), read_data: false },
         Work::PruneRepository { repository: repository_name() },
         Work::Forget { point: PointId(3) },
+        Work::Export(ExportWork { vm: vm(), since: Some(CheckpointId(8)), ttl_seconds: 3600 }),
     ]
 }
 
@@ -293,6 +302,20 @@ fn samples() -> Vec<Record> {
             left_out: vec![("cd".parse().unwrap(), "empty".into())],
         }
         .into(),
+        ExportPlanned {
+            job: JobId(2),
+            way: Way::CopyBeforeWrite,
+            socket: "/run/backstay/nbd".into(),
+            disks: vec![ExportedDisk {
+                disk: disk(),
+                node: "node0".into(),
+                size_bytes: 1 << 30,
+                changed_since: vec!["backstay.0a1b2c3d.8".into()],
+                reason: Some("its size changed".into()),
+            }],
+            left_out: vec![("cd".parse().unwrap(), "empty".into())],
+        }
+        .into(),
         CancelAsked { job: JobId(2) }.into(),
         IntentAdopted { intent: IntentId(5), row: "open-same-process".into(), why: "it looks first".into() }
             .into(),
@@ -332,7 +355,7 @@ fn history() -> Vec<Record> {
     let settled = |id: u64, done: Done| -> Record {
         IntentSettled { intent: IntentId(id), outcome: Outcome::Done(done), by: Witness::Agent }.into()
     };
-    let [freeze, thaw, mut begin, mut store, ..]: [Effect; 13] = effects().try_into().unwrap();
+    let [freeze, thaw, mut begin, mut store, ..]: [Effect; 14] = effects().try_into().unwrap();
     if let (Effect::Begin(begin), Effect::Store(store)) = (&mut begin, &mut store) {
         begin.checkpoint.checkpoint = CheckpointId(1);
         (store.point, store.checkpoint) = (PointId(1), CheckpointId(1));

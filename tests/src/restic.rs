@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use repository::{InitOptions, KeyDerivation, Local, Repository};
 use serde_json::Value;
 
 use crate::lab::{Lab, PATIENCE, tool};
@@ -59,6 +61,18 @@ impl Restic {
     #[track_caller]
     pub fn init(&self) {
         self.ok(&["init", "--repository-version", "2"]);
+    }
+
+    /// Creates the repository as Backstay does, but with a password that is cheap to try. By design a try costs half a second,
+    /// and a server tries it at each of its starts.
+    #[track_caller]
+    pub fn init_cheap(&self) {
+        let password = fs::read_to_string(&self.password).expect("the lab wrote it");
+        let key_derivation = KeyDerivation::Fixed { log_n: 10, r: 8, p: 1 };
+        let options = InitOptions { key_derivation, ..InitOptions::default() };
+        let folder = Arc::new(Local::new(&self.repository));
+        let made = Repository::init(folder, password.trim_end(), &options);
+        made.unwrap_or_else(|error| panic!("no repository: {error}"));
     }
 
     /// `check --read-data`: structure and every pack. Prints nothing that restic calls an error or a warning.

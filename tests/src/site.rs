@@ -274,9 +274,10 @@ pub fn add_vm<'a>(backstay: &Backstay, qmp: &Path, disks: impl Iterator<Item = &
     backstay.ok(&arguments);
 }
 
-/// Creates the repository `main`.
+/// Creates the repository `main`, whose password is cheap to try: see [`Restic::init_cheap`].
 #[track_caller]
 pub fn add_repository(backstay: &Backstay, restic: &Restic) {
+    restic.init_cheap();
     let (path, password) = (restic.repository().to_string_lossy(), restic.password_file().to_string_lossy());
     backstay.ok(&["repo", "add", "main", "--path", &path, "--password-file", &password]);
 }

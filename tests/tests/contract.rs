@@ -326,6 +326,35 @@ fn checkpoints_and_the_doctor() {
 }
 
 #[test]
+fn exports() {
+    if !require_qemu() {
+        return;
+    }
+    let site = Installation::new();
+    let _qsd = site.vm("vm", 1, 4 * MIB);
+    let made = site.backstay.ok(&["checkpoint", "create", "vm"]);
+    let export = |uri: &str, instant: &str, ended: &str| {
+        json!({
+            "id": "text", "vm": "text", "state": "text", "instant": instant, "expires": instant, "since": "text?",
+            "way": "text?", "disks": [{ "disk": "text", "size": "number", "uri": uri, "bitmap": "text?",
+                                        "reason": "text?" }],
+            "left_out": [{ "disk": "text", "reason": "text" }], "reason": "text?", "ended": ended,
+        })
+    };
+    let open =
+        site.backstay.ok(&["export", "create", "vm", "--since", made["name"].as_str().expect("a name")]);
+    has_shape(&open, &export("text", "time", "time?"));
+    let disk = &open["disks"][0];
+    says(disk["uri"].as_str().unwrap_or_default(), &["nbd+unix:///backstay.", "?socket=/"]);
+    says(disk["bitmap"].as_str().unwrap_or_default(), &["qemu:dirty-bitmap:backstay."]);
+    assert_eq!((&open["state"], &open["ended"]), (&json!("open"), &Value::Null));
+    has_shape(&site.backstay.ok(&["export", "list"]), &json!([export("text?", "time?", "time?")]));
+    let ended = site.backstay.ok(&["export", "remove", open["id"].as_str().expect("an id")]);
+    has_shape(&ended, &export("text?", "time", "time"));
+    assert_eq!((&ended["state"], &ended["disks"][0]["uri"]), (&json!("ended"), &Value::Null));
+}
+
+#[test]
 fn policies() {
     if !require_qemu() {
         return;

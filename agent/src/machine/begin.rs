@@ -33,7 +33,7 @@ use journal::{IntentId, Time};
 use super::devices::Devices;
 use super::graph::{Graph, is_top};
 use super::guard::check_room;
-use super::marks::{check_marks, has_mark, mark_actions, unmark_actions};
+use super::marks::{check_marks, has_mark, mark_actions, stopped, unmark_actions};
 use super::note::{self, Note};
 use super::reach::{self, Line};
 use super::scratch::Access;
@@ -209,6 +209,12 @@ async fn check(effect: &Begin, nodes: &[BlockNode], qmp: &Qmp) -> Result<(), Sto
                 disk.disk, disk.size_bytes
             );
             return Err(Stop::failed(FailureClass::Invalid, what));
+        }
+        // The union of the bitmaps says what changed only if the newest has recorded up to now.
+        if let Some(newest) = disk.changed_since.last()
+            && !node.bitmap(newest).is_some_and(|bitmap| bitmap.recording)
+        {
+            return Err(stopped(&disk.disk, newest));
         }
     }
     if qmp.version().major >= IOTHREADS_SAFE_FROM.max(STACKS_SAFE_FROM) {

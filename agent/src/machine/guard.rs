@@ -68,6 +68,16 @@ impl Guards {
         }
     }
 
+    /// Cancelled once a view is not watched any more: its process is gone, it was given up, or it has ended.
+    pub(super) fn over(&self, installation: Installation, view: IntentId) -> CancellationToken {
+        let unwatched = || {
+            let over = CancellationToken::new();
+            over.cancel();
+            over
+        };
+        self.table().get(&(installation, view)).cloned().unwrap_or_else(unwatched)
+    }
+
     /// Lets a view go unwatched.
     pub(super) fn disarm(&self, installation: Installation, view: IntentId) {
         if let Some(over) = self.table().remove(&(installation, view)) {

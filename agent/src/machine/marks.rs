@@ -1,5 +1,6 @@
 //! A checkpoint's bitmaps: whether they are there, and the actions that make and unmake them. Knows nothing about views.
 
+use journal::DiskName;
 use journal::effect::{AddCheckpoint, Lasts, Mark};
 use journal::outcome::FailureClass;
 
@@ -23,16 +24,20 @@ pub(super) fn check_marks(checkpoint: &AddCheckpoint, nodes: &[BlockNode]) -> Re
         for old in &mark.disable {
             let bitmap = node.and_then(|node| node.bitmap(old));
             if !bitmap.is_some_and(|bitmap| bitmap.recording) {
-                let what = format!(
-                    "disk {}: bitmap {old} was removed or stopped since the plan was made; the next look at the VM \
-                     finds it, and its next backup is full",
-                    mark.disk
-                );
-                return Err(Stop::failed(FailureClass::Refused, what));
+                return Err(stopped(&mark.disk, old));
             }
         }
     }
     Ok(())
+}
+
+/// The refusal of a map of changes that lacks some.
+pub(super) fn stopped(disk: &DiskName, bitmap: &str) -> Stop {
+    let what = format!(
+        "disk {disk}: bitmap {bitmap} was removed or stopped since the plan was made; the next look at the VM finds it, \
+         and its next backup is full"
+    );
+    Stop::failed(FailureClass::Refused, what)
 }
 
 /// The actions that make a checkpoint: from here on the new bitmaps record, and the old ones do not.

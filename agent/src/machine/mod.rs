@@ -20,6 +20,7 @@ mod guard;
 mod job;
 mod marks;
 mod note;
+mod offer;
 mod reach;
 mod scratch;
 mod serve;
@@ -35,6 +36,7 @@ pub(crate) use end::end;
 pub(crate) use freeze::{freeze, thaw};
 pub(crate) use graph::Graph;
 pub(crate) use guard::{Guards, explain};
+pub(crate) use offer::offer;
 pub(crate) use reach::{connect, identity};
 pub(crate) use scratch::{answers as scratch_answers, list as scratch_files};
 

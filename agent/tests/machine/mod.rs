@@ -318,6 +318,7 @@ impl Hands {
             bitmap: bitmap(number),
             lasts: Lasts::WithProcess,
             backing: String::new(),
+            size_bytes: SIZE,
             disable: previous.map(bitmap).into_iter().collect(),
         };
         AddCheckpoint {

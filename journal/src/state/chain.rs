@@ -43,12 +43,14 @@ pub struct Tracked {
     pub lasts: Lasts,
     /// What lay below the image then.
     pub backing: String,
+    /// The disk's size then, in bytes.
+    pub size_bytes: u64,
 }
 
 impl From<&Mark> for Tracked {
     fn from(mark: &Mark) -> Self {
-        let Mark { bitmap, node, lasts, backing, .. } = mark.clone();
-        Self { bitmap, node, lasts, backing }
+        let Mark { bitmap, node, lasts, backing, size_bytes, .. } = mark.clone();
+        Self { bitmap, node, lasts, backing, size_bytes }
     }
 }
 

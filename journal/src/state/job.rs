@@ -16,7 +16,7 @@ use super::{Illegal, Stamp, State, unknown};
 use crate::effect::{EffectKind, Intent};
 use crate::ids::{IntentId, JobId, RepositoryName, Time, VmId};
 use crate::outcome::{Done, Failure, Outcome};
-use crate::record::{BackupPlanned, Due, End, JobQueued, Work};
+use crate::record::{BackupPlanned, Due, End, ExportPlanned, JobQueued, Work};
 
 /// A queued unit of work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Job {
     pub cancel_asked: bool,
     /// A backup's plan, once it is made.
     pub plan: Option<BackupPlanned>,
+    /// An export's plan, once it is made.
+    pub export: Option<ExportPlanned>,
     /// Its intents in order.
     pub steps: Vec<Step>,
 }
@@ -127,6 +129,7 @@ impl Work {
             Work::CheckRepository { .. } => "repo-check",
             Work::PruneRepository { .. } => "repo-prune",
             Work::Forget { .. } => "point-forget",
+            Work::Export(_) => "export",
         }
     }
 
@@ -135,6 +138,7 @@ impl Work {
     pub fn vm(&self) -> Option<VmId> {
         match self {
             Work::Backup(backup) => Some(backup.vm),
+            Work::Export(export) => Some(export.vm),
             Work::CreateCheckpoint { vm }
             | Work::DeleteCheckpoint { vm, .. }
             | Work::RemoveVm { vm, .. }
@@ -172,6 +176,12 @@ impl Job {
     #[must_use]
     pub fn open_step(&self) -> Option<&Step> {
         self.steps.last().filter(|step| step.outcome.is_none())
+    }
+
+    /// Whether it offers a view to readers outside, and waits for nothing else.
+    #[must_use]
+    pub fn is_offering(&self) -> bool {
+        self.open_step().is_some_and(|step| step.kind == EffectKind::Offer)
     }
 
     pub(super) fn start(&mut self, now: Time) -> Result<(), Illegal> {
@@ -241,6 +251,7 @@ impl State {
                 ended: None,
                 cancel_asked: false,
                 plan: None,
+                export: None,
                 steps: Vec::new(),
             },
         );
@@ -259,6 +270,13 @@ impl State {
         job.plan = Some(it.clone());
         self.next.point = it.point.next();
         self.next.checkpoint = it.checkpoint.next();
+        Ok(())
+    }
+
+    pub(super) fn plan_export(&mut self, it: &ExportPlanned) -> Result<(), Illegal> {
+        let job = self.jobs.get_mut(&it.job).ok_or_else(|| unknown(it.job))?;
+        job.expect(job.state == JobState::Running && job.export.is_none())?;
+        job.export = Some(it.clone());
         Ok(())
     }
 }

@@ -322,6 +322,7 @@ impl State {
             Record::JobQueued(it) => self.queue_job(at, it)?,
             Record::JobStarted(it) => self.job_mut(it.job)?.start(at.time)?,
             Record::BackupPlanned(it) => self.plan_backup(it)?,
+            Record::ExportPlanned(it) => self.plan_export(it)?,
             Record::CancelAsked(it) => self.job_mut(it.job)?.ask_cancel()?,
             Record::JobEnded(it) => self.end_job(at, it.job, it.end, it.reason.clone())?,
             Record::IntentOpened(it) => self.open_intent(at, &it.intent)?,

@@ -47,7 +47,7 @@ impl State {
             (Effect::Forget(forget), Done::Plain) => {
                 self.points.remove(&forget.point);
             }
-            (Effect::Freeze(_) | Effect::Clean(_), Done::Plain)
+            (Effect::Freeze(_) | Effect::Clean(_) | Effect::Offer(_), Done::Plain)
             | (Effect::OpenRepository(_), Done::Opened { .. })
             | (Effect::Check(_), Done::Checked { .. })
             | (Effect::Prune(_), Done::Pruned { .. })

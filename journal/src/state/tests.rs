@@ -102,6 +102,7 @@ fn losing_a_disk_takes_it_from_the_older_checkpoints_only() {
         node: "n".into(),
         lasts: crate::effect::Lasts::Persistent,
         backing: String::new(),
+        size_bytes: 1 << 20,
     };
     let (a, b): (DiskName, DiskName) = ("a".parse().unwrap(), "b".parse().unwrap());
     for id in 1..=3 {

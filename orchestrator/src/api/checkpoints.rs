@@ -97,7 +97,7 @@ pub(super) async fn delete(
 }
 
 /// A checkpoint by its name, or by that of one of its bitmaps.
-fn checkpoint_id(chain: &Chain, text: &str) -> Option<CheckpointId> {
+pub(super) fn checkpoint_id(chain: &Chain, text: &str) -> Option<CheckpointId> {
     let named = text.parse().ok().and_then(|id| chain.get(id));
     let has_bitmap = |it: &&Checkpoint| it.disks.values().any(|tracked| tracked.bitmap == text);
     named.or_else(|| chain.checkpoints.iter().find(has_bitmap)).map(|checkpoint| checkpoint.id)

@@ -137,7 +137,7 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
         state: job.state.to_string(),
         policy: job.due.as_ref().map(|due| due.policy.to_string()),
         attempt: 1,
-        reason: job.reason.clone().or_else(|| waits(shared, job)),
+        reason: job.reason.clone().or_else(|| waits(shared, state, job)),
         created: job.created.to_string(),
         started: job.started.map(|at| at.to_string()),
         ended: job.ended.map(|at| at.to_string()),
@@ -151,15 +151,23 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
     view
 }
 
-/// What a job waits for that an operator should do something about.
-fn waits(shared: &Shared, job: &Job) -> Option<String> {
+/// What a job waits for that an operator should know of, or do something about.
+pub(super) fn waits(shared: &Shared, state: &State, job: &Job) -> Option<String> {
+    if let Some(export) = queue::waits_for_export(state, job).filter(|_| job.state == JobState::Queued) {
+        let until = super::exports::expires(export).map(|at| format!(" until {at}"));
+        return Some(format!(
+            "an export of the VM, {id}, is open{until}; `export remove {id}` ends it",
+            id = export.id,
+            until = until.unwrap_or_default()
+        ));
+    }
     let waiting = job.state == JobState::Queued && !job.work.frees_room();
     let trouble = shared.trouble().filter(|_| waiting)?;
     Some(format!("{}; {}", trouble.what, trouble.advice))
 }
 
 /// A VM that is no longer managed has the name that its restore points carry.
-fn vm_name(state: &State, id: VmId) -> String {
+pub(super) fn vm_name(state: &State, id: VmId) -> String {
     let managed = state.vms.get(&id).map(|vm| vm.address.name.to_string());
     let before = || state.points_of(id).next_back().map(|point| point.vm_name.to_string());
     managed.or_else(before).unwrap_or_else(|| id.to_string())

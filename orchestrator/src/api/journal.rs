@@ -12,9 +12,11 @@ use axum::Json;
 use axum::extract::{Query, State as Extract};
 use journal::log::medium::{Disk, RealDisk};
 use journal::log::{Frame, Moved, Verification};
-use journal::record::{BackupPlanned, CancelAsked, IntentAdopted, IntentSettled, JobEnded, JobStarted};
+use journal::record::{
+    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobStarted,
+};
 use journal::replay::{Past, ReplayError, archivable};
-use journal::{IntentId, JobId, Record, State, Time, VmId};
+use journal::{Effect, IntentId, JobId, Record, State, Time, VmId};
 use serde::Deserialize;
 
 use super::view::{PastView, RecordView};
@@ -176,6 +178,7 @@ impl Filter {
             }
             Record::JobStarted(JobStarted { job })
             | Record::BackupPlanned(BackupPlanned { job, .. })
+            | Record::ExportPlanned(ExportPlanned { job, .. })
             | Record::CancelAsked(CancelAsked { job })
             | Record::JobEnded(JobEnded { job, .. }) => self.jobs.contains(job),
             Record::IntentAdopted(IntentAdopted { intent, .. })
@@ -221,7 +224,10 @@ pub(crate) fn vm_of(record: &Record) -> Option<VmId> {
         Record::ViewLost(it) => Some(it.vm),
         Record::RunSkipped(it) => it.vm,
         Record::JobQueued(it) => it.work.vm(),
-        Record::IntentOpened(it) => it.intent.effect.vm(),
+        Record::IntentOpened(it) => match &it.intent.effect {
+            Effect::Offer(offer) => Some(offer.vm.id),
+            effect => effect.vm(),
+        },
         _ => None,
     }
 }

@@ -6,6 +6,7 @@
 mod backups;
 mod checkpoints;
 mod doctor;
+mod exports;
 mod jobs;
 pub mod journal;
 mod points;
@@ -55,6 +56,8 @@ pub(crate) fn router(shared: Arc<Shared>, calls: mpsc::Sender<Call>) -> Router {
         .route("/points/{id}/hold", post(points::hold))
         .route("/points/{id}/release", post(points::release))
         .route("/restores", post(restores::start))
+        .route("/exports", get(exports::list).post(exports::create))
+        .route("/exports/{id}", get(exports::show).delete(exports::remove))
         .route("/policies", get(policies::list).post(policies::apply))
         .route("/policies/preview", get(policies::preview))
         .route("/policies/{name}", get(policies::show).delete(policies::remove))

@@ -271,6 +271,59 @@ pub struct StartRestore {
     pub in_place: bool,
 }
 
+/// `POST /v1/exports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartExport {
+    /// The VM's name.
+    pub vm: String,
+    /// The checkpoint, or one of its bitmaps, from which on changes are to be shown.
+    pub since: Option<String>,
+    /// How long it is offered, in seconds from its instant; an hour when null.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// An export. `GET /v1/exports` shows those that are not over, and those that ended a day ago or less.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportView {
+    /// Its id, which is its job's.
+    pub id: String,
+    /// The VM's name.
+    pub vm: String,
+    /// `queued`, `beginning`, `open`, `ending` or `ended`.
+    pub state: String,
+    /// The instant that it shows, once it has begun.
+    pub instant: Option<String>,
+    /// When it ends by itself, once it has begun.
+    pub expires: Option<String>,
+    /// The checkpoint from which on changes are shown.
+    pub since: Option<String>,
+    /// How its view keeps what the guest overwrites: `copy-before-write` or `backup-job`.
+    pub way: Option<String>,
+    /// Its disks, once they are known.
+    pub disks: Vec<ExportDiskView>,
+    /// Disks of the VM that it lacks, with the reason.
+    pub left_out: Vec<LeftOut>,
+    /// What it waits for, or why it ended.
+    pub reason: Option<String>,
+    /// When it ended.
+    pub ended: Option<String>,
+}
+
+/// One disk of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportDiskView {
+    /// Its name.
+    pub disk: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where it is read; null unless the export is open.
+    pub uri: Option<String>,
+    /// The metadata context of what changed; null where there is none.
+    pub bitmap: Option<String>,
+    /// Why there is none although one was asked for.
+    pub reason: Option<String>,
+}
+
 /// A checkpoint, as `GET /v1/vms/{name}/checkpoints` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointView {

@@ -12,7 +12,7 @@ use journal::{DiskName, State, VmId, VmName};
 use serde::Deserialize;
 
 use super::view::{AddVm, Submitted, VmDiskView, VmView};
-use super::{Answer, Api, vm_named};
+use super::{Answer, Api, exports, vm_named};
 use crate::drive::Refusal;
 
 pub(super) async fn list(Extract(api): Extract<Api>) -> Json<Vec<VmView>> {
@@ -132,7 +132,17 @@ pub(super) async fn remove(
         let advice = "our bitmaps would stay in its images; start it first, or let go of it with --force";
         return Err(Refusal::refused(format!("{name}: {why}; {advice}")));
     }
-    api.submit(move |_| Ok(vec![Work::RemoveVm { vm, force: removal.force }])).await
+    api.submit(move |state| {
+        if let Some(export) = exports::not_over(state, vm).next() {
+            let what = "whoever reads it would lose it";
+            return Err(Refusal::refused(format!(
+                "{name} has an export, {id}, and {what}; `export remove {id}` ends it",
+                id = export.id
+            )));
+        }
+        Ok(vec![Work::RemoveVm { vm, force: removal.force }])
+    })
+    .await
 }
 
 fn disks(machine: &Machine) -> Vec<VmDiskView> {

@@ -153,6 +153,7 @@ fn begin(backup: Backup<'_>, process: Process) -> Option<Effect> {
             bitmap,
             lasts: disk.lasts?,
             backing: disk.backing.clone(),
+            size_bytes: disk.size_bytes,
             disable: disk.disable.clone(),
         })
     });

@@ -28,6 +28,7 @@ pub fn create(state: &State, live: &Live, job: &Job, vm: VmId) -> Option<Decisio
                 node: disk.node.clone(),
                 bitmap,
                 backing: disk.backing.clone(),
+                size_bytes: disk.size_bytes,
                 lasts: if disk.stores_bitmaps { Lasts::Persistent } else { Lasts::WithProcess },
                 disable: recording(ground, disk),
             });

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use journal::record::End;
+use journal::record::{End, Work};
 use journal::state::{Job, Point, Vm};
 use journal::{CheckpointId, EffectKind, RepositoryName, State, Time, VmId};
 use policies::keep::{self, Item};
@@ -107,7 +107,7 @@ pub fn expired<'a>(
 pub fn parents_in_use(state: &State) -> BTreeSet<journal::PointId> {
     let mut used = BTreeSet::new();
     for job in state.jobs.values().filter(|job| !job.state.is_over()) {
-        if let journal::record::Work::Restore(work) = &job.work {
+        if let Work::Restore(work) = &job.work {
             used.insert(work.point);
         }
         // A plan whose point is made needs its parent no more: every point is complete in itself.
@@ -165,10 +165,10 @@ pub fn needless(state: &State, vm: &Vm) -> Vec<CheckpointId> {
         needed.extend(points.find(|point| point.is_full()).map(|point| point.checkpoint));
     }
     for job in state.jobs.values().filter(|job| !job.state.is_over()) {
-        if let journal::record::Work::Backup(work) = &job.work
-            && work.vm == id
-        {
-            needed.extend(work.since);
+        match &job.work {
+            Work::Backup(work) if work.vm == id => needed.extend(work.since),
+            Work::Export(work) if work.vm == id => needed.extend(work.since),
+            _ => {}
         }
     }
     let chain = vm.chain.checkpoints.iter();

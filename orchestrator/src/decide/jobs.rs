@@ -5,7 +5,7 @@ use journal::record::{End, Work};
 use journal::state::{Job, JobState, Step};
 use journal::{EffectKind, State, Time, VmId};
 
-use super::{CheckStep, Decision, Live, backup, checkpoint, repository, restore};
+use super::{CheckStep, Decision, Live, backup, checkpoint, export, repository, restore};
 
 /// The jobs that are running.
 pub fn running(state: &State) -> impl Iterator<Item = &Job> {
@@ -23,6 +23,7 @@ pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision
     }
     match &job.work {
         Work::Backup(work) => backup::next(state, live, job, work, now),
+        Work::Export(work) => Some(export::next(state, live, job, work)),
         Work::Restore(work) => restore::next(state, job, work),
         Work::CreateCheckpoint { vm } => checkpoint::create(state, live, job, *vm),
         Work::DeleteCheckpoint { vm, checkpoint } => checkpoint::delete(state, live, job, *vm, *checkpoint),
@@ -63,7 +64,10 @@ fn wait(live: &Live, job: &Job, step: &Step) -> Option<Decision> {
 
 /// Effects that take long. The others are over sooner than a cancellation could stop them.
 fn can_be_stopped(kind: EffectKind) -> bool {
-    matches!(kind, EffectKind::Store | EffectKind::Restore | EffectKind::Check | EffectKind::Prune)
+    matches!(
+        kind,
+        EffectKind::Store | EffectKind::Restore | EffectKind::Check | EffectKind::Prune | EffectKind::Offer
+    )
 }
 
 /// What is known of a VM that a job is about to touch.

@@ -30,9 +30,7 @@ pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupP
         return Err(failure.what.clone());
     }
     if machine.disks.is_empty() {
-        let what = machine.unusable.iter().map(|(disk, why)| format!("{disk}: {why}")).collect::<Vec<_>>();
-        let what = if what.is_empty() { "QEMU shows none".to_owned() } else { what.join("; ") };
-        return Err(format!("{} has no disk that can be backed up ({what})", vm.address.name));
+        return Err(no_disk(vm, machine, "backed up"));
     }
     if let Some(since) = work.since
         && vm.chain.get(since).is_none()
@@ -49,8 +47,15 @@ pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupP
     })
 }
 
+/// That a VM has no disk which a view could show, and why.
+pub(super) fn no_disk(vm: &Vm, machine: &Machine, wish: &str) -> String {
+    let what = machine.unusable.iter().map(|(disk, why)| format!("{disk}: {why}")).collect::<Vec<_>>();
+    let what = if what.is_empty() { "QEMU shows none".to_owned() } else { what.join("; ") };
+    format!("{} has no disk that can be {wish} ({what})", vm.address.name)
+}
+
 /// The way that protects the guest best. One for all disks: two ways would be two instants.
-fn way(machine: &Machine) -> Way {
+pub(super) fn way(machine: &Machine) -> Way {
     let filters = machine.disks.iter().all(|disk| disk.read_only || disk.takes_filter);
     if filters { Way::CopyBeforeWrite } else { Way::BackupJob }
 }
@@ -70,7 +75,7 @@ fn plan_disk(ground: Ground<'_>, work: &BackupWork, seen: &DiskSeen) -> PlannedD
         Err(reason) => DiskMode::Full { reason },
     };
     let changed_since = match &mode {
-        DiskMode::Incremental { since, .. } => bitmaps_since(ground, &seen.disk, *since),
+        DiskMode::Incremental { since, .. } => bitmaps_since(ground.vm, &seen.disk, *since),
         DiskMode::Full { .. } => Vec::new(),
     };
     let granularities = changed_since.iter().filter_map(|name| seen.bitmap(name));
@@ -147,14 +152,14 @@ fn usable(ground: Ground<'_>, point: &Point, seen: &DiskSeen) -> Result<(), Stri
 }
 
 /// The disk's bitmaps from a checkpoint to the newest: their union is what changed since.
-fn bitmaps_since(ground: Ground<'_>, disk: &DiskName, since: CheckpointId) -> Vec<String> {
-    let chain = ground.vm.chain.of_disk(disk);
+pub(super) fn bitmaps_since(vm: &Vm, disk: &DiskName, since: CheckpointId) -> Vec<String> {
+    let chain = vm.chain.of_disk(disk);
     chain.filter(|(id, _)| *id >= since).map(|(_, tracked)| tracked.bitmap.clone()).collect()
 }
 
 /// The chain's bitmaps that record now. One, as a rule; more after a deletion that was cut short.
 pub fn recording(ground: Ground<'_>, seen: &DiskSeen) -> Vec<String> {
-    bitmaps_since(ground, &seen.disk, CheckpointId(0))
+    bitmaps_since(ground.vm, &seen.disk, CheckpointId(0))
         .into_iter()
         .filter(|name| seen.bitmap(name).is_some_and(|bitmap| bitmap.recording))
         .collect()

@@ -1,7 +1,7 @@
 //! The queue: which job may run now.
 //!
-//! One job for each VM at a time; nothing beside a prune in one repository; a limit on all. Within these, the oldest
-//! job that may run does.
+//! One job for each VM at a time; nothing beside a prune in one repository; a limit on all that do something. Within these,
+//! the oldest job that may run does.
 
 use journal::record::{End, JobStarted, Work};
 use journal::state::{Job, JobState};
@@ -9,7 +9,7 @@ use journal::{RepositoryName, State, Time};
 
 use super::{CheckStep, Decision, Live, jobs};
 
-/// How many jobs run at once.
+/// How many jobs run at once, those not counted that only offer a view to others.
 pub const RUNNING_MAX: usize = 4;
 
 /// Starts the next job, or ends one that was cancelled before it started.
@@ -19,7 +19,7 @@ pub fn admit(state: &State, live: &Live, now: Time) -> Option<Decision> {
     if let Some(job) = queued.clone().find(|job| job.cancel_asked) {
         return Some(Decision::end(job.id, End::Cancelled, Some("cancelled before it started".to_owned())));
     }
-    if jobs::running(state).count() >= RUNNING_MAX {
+    if jobs::running(state).filter(|job| !job.is_offering()).count() >= RUNNING_MAX {
         return None;
     }
     let may_begin = |job: &Job| !live.full || job.work.frees_room();
@@ -35,15 +35,29 @@ fn is_due(job: &Job, now: Time) -> bool {
 }
 
 fn may_run(state: &State, live: &Live, job: &Job, now: Time) -> bool {
-    let vm_is_free = job.work.vm().is_none_or(|vm| {
-        !live.checks.contains_key(&vm) && !jobs::running(state).any(|other| other.work.vm() == Some(vm))
-    });
+    let vm_is_free = job.work.vm().is_none_or(|vm| !live.checks.contains_key(&vm))
+        && jobs::running(state).all(|other| !keeps_waiting(other, job));
     let repository = repository(state, job);
     let repository_is_free = jobs::running(state).all(|other| {
         let shared = repository.is_some() && repository == self::repository(state, other);
         !(shared && (is_exclusive(job) || is_exclusive(other)))
     });
     vm_is_free && repository_is_free && !is_preceded(state, job, now)
+}
+
+/// Whether a running job keeps another one from its VM. Whoever only looks at a VM may do so while a view of it is offered.
+fn keeps_waiting(running: &Job, waiting: &Job) -> bool {
+    let looks_only = matches!(waiting.work, Work::Reconcile { .. });
+    running.work.vm().is_some()
+        && running.work.vm() == waiting.work.vm()
+        && !(looks_only && running.is_offering())
+}
+
+/// The export that a queued job waits for, if it does.
+#[must_use]
+pub fn waits_for_export<'a>(state: &'a State, job: &Job) -> Option<&'a Job> {
+    let is_export = |other: &&Job| matches!(other.work, Work::Export(_));
+    jobs::running(state).filter(is_export).find(|other| keeps_waiting(other, job))
 }
 
 /// Whether an older job waits to have the repository for itself: were later ones let in before it, its turn might never

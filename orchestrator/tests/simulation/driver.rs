@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 use journal::effect::{DiskMode, RepositoryAddress, VmAddress};
 use journal::names::{Owner, owner};
 use journal::record::{
-    BackupWork, CancelAsked, ConsistencyAsked, EpochBegan, Installed, IntentSettled, JobQueued, Mode,
-    RepositoryAdded, VmAdded, Witness, Work,
+    BackupWork, CancelAsked, ConsistencyAsked, EpochBegan, ExportWork, Installed, IntentSettled, JobQueued,
+    Mode, RepositoryAdded, VmAdded, Witness, Work,
 };
 use journal::state::{JobState, Stamp};
-use journal::{Epoch, FailureClass, Installation, Outcome, Record, RepositoryName, State, Time, VmId};
+use journal::{
+    Effect, Epoch, FailureClass, Installation, Outcome, Record, RepositoryName, State, Time, VmId,
+};
 use orchestrator::decide::{CheckStep, Live, Seen, next};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -31,6 +33,7 @@ pub struct Driver {
     epoch: Epoch,
     clock: i64,
     rng: StdRng,
+    mapped: usize,
 }
 
 fn repository() -> RepositoryName {
@@ -52,6 +55,7 @@ impl Driver {
             epoch: Epoch(1),
             clock: 1,
             rng: StdRng::seed_from_u64(seed),
+            mapped: 0,
         };
         let installation = Installation(7);
         driver.world.installation = Some(installation);
@@ -127,6 +131,7 @@ impl Driver {
                 self.live.saw(vm, Seen { vm: seen, repositories });
             }
             Some(Message::Perform(intent)) => {
+                self.check_export(&intent);
                 let outcome = self.world.perform(&intent, Time(self.clock));
                 self.live.put_down(intent.id);
                 self.append(IntentSettled { intent: intent.id, outcome, by: Witness::Agent }.into());
@@ -204,6 +209,30 @@ impl Driver {
             since: None,
             consistency,
         }));
+    }
+
+    pub fn export(&mut self) {
+        let chain = &self.state.vms[&vm()].chain.checkpoints;
+        let choice = self.rng.random_range(0..=chain.len());
+        let since = chain.get(choice).map(|checkpoint| checkpoint.id);
+        self.queue(Work::Export(ExportWork { vm: vm(), since, ttl_seconds: 1 }));
+    }
+
+    /// What an export calls changed since a checkpoint is all that has.
+    fn check_export(&mut self, intent: &journal::Intent) {
+        let Effect::Offer(offer) = &intent.effect else { return };
+        let job = &self.state.jobs[&intent.job.unwrap()];
+        let Work::Export(ExportWork { since: Some(since), .. }) = job.work else { return };
+        let unnamed = self.world.unnamed_changes(offer.view, since);
+        assert!(unnamed.is_empty() || self.world.tampered, "{}: not called changed: {unnamed:?}", job.id);
+        let mapped =
+            job.export.iter().flat_map(|plan| &plan.disks).filter(|disk| !disk.changed_since.is_empty());
+        self.mapped += mapped.count();
+    }
+
+    /// How many disks were exported with a map of changes.
+    pub fn mapped_disks(&self) -> usize {
+        self.mapped
     }
 
     pub fn create_checkpoint(&mut self) {

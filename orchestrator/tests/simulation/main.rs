@@ -22,16 +22,18 @@ fn every_history_ends_well() {
         Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
         Err(_) => 0..histories(),
     };
-    let (mut incrementals, mut fulls) = (0, 0);
+    let (mut incrementals, mut fulls, mut mapped) = (0, 0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| history(seed));
-        let (more_incrementals, more_fulls) =
+        let (more_incrementals, more_fulls, more_mapped) =
             result.unwrap_or_else(|_| panic!("seed {seed} failed: run it again with BACKSTAY_SEED={seed}"));
         incrementals += more_incrementals;
         fulls += more_fulls;
+        mapped += more_mapped;
     }
-    println!("{incrementals} incremental and {fulls} full disks");
+    println!("{incrementals} incremental and {fulls} full disks, {mapped} exported with a map");
     assert!(incrementals > fulls / 4, "histories in which nothing is incremental prove little");
+    assert!(mapped > 0, "histories without a map of changes prove nothing of exports");
 }
 
 /// How many histories: as many as `BACKSTAY_HISTORIES` says, or few.
@@ -39,7 +41,7 @@ fn histories() -> u64 {
     std::env::var("BACKSTAY_HISTORIES").map_or(HISTORIES, |many| many.parse().unwrap())
 }
 
-fn history(seed: u64) -> (usize, usize) {
+fn history(seed: u64) -> (usize, usize, usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut driver = Driver::new(rng.random());
     for _ in 0..EVENTS {
@@ -56,7 +58,7 @@ fn history(seed: u64) -> (usize, usize) {
     driver.settle();
     driver.check();
     assert_eq!(driver.incremental_disks(), before + 3, "the chain has not healed");
-    (driver.incremental_disks(), driver.full_disks())
+    (driver.incremental_disks(), driver.full_disks(), driver.mapped_disks())
 }
 
 fn event(driver: &mut Driver, rng: &mut StdRng) {
@@ -67,8 +69,9 @@ fn event(driver: &mut Driver, rng: &mut StdRng) {
         }
         40..72 => driver.advance(),
         72..80 => driver.backup(),
-        80..83 => driver.create_checkpoint(),
-        83..88 => driver.delete_checkpoint(),
+        80..82 => driver.create_checkpoint(),
+        82..85 => driver.export(),
+        85..88 => driver.delete_checkpoint(),
         88..90 => driver.forget_point(),
         90..94 => driver.crash(),
         94..95 => driver.lose_answer(),

@@ -12,7 +12,7 @@ use journal::effect::{
 use journal::names::{Role, temporary};
 use journal::observation::{BitmapSeen, DiskSeen, JobSeen, Machine, RepositorySeen, VmSeen};
 use journal::outcome::{Done, Failure, FailureClass, Outcome, Stored, StoredDisk};
-use journal::{Installation, IntentId, Process, RepositoryName, Time};
+use journal::{CheckpointId, Installation, IntentId, Process, RepositoryName, Time};
 
 pub const BLOCKS: usize = 24;
 pub const BLOCK_BYTES: u64 = 65536;
@@ -183,6 +183,7 @@ impl World {
             exports: Vec::new(),
             nodes,
             files: self.files.iter().cloned().collect(),
+            socket: "/run/nbd".into(),
         };
         (VmSeen::Answering(Box::new(machine)), repositories)
     }
@@ -224,9 +225,18 @@ impl World {
                 // A view that cannot be leaves nothing of an earlier try behind.
                 self.remove_scratch(intent.id, begin.disks.len());
             }),
-            Effect::AddCheckpoint(add) => self.add(add).map(|()| Done::Began { instant: now }),
+            Effect::AddCheckpoint(add) => self.add(add).map(|()| {
+                let content = self.content();
+                self.truth.entry(add.checkpoint.0).or_insert(content);
+                Done::Began { instant: now }
+            }),
             Effect::DeleteCheckpoint(delete) => self.delete(delete),
             Effect::Store(store) => self.store(intent.id, store),
+            // Its time is over as soon as it is offered.
+            Effect::Offer(offer) => self.same(offer.process).and_then(|()| {
+                let lost = || Failure::new(FailureClass::ViewLost, "the view is not there");
+                self.views.get(&offer.view).map(|_| Done::Plain).ok_or_else(lost)
+            }),
             Effect::End(end) => Ok(self.end_view(end)),
             Effect::Clean(clean) => self.clean(clean),
             Effect::Forget(forget) => {
@@ -298,6 +308,7 @@ impl World {
         if !self.views.contains_key(&id) {
             for view in &begin.disks {
                 view.changed_since.iter().try_for_each(|name| self.usable(&view.node, name))?;
+                view.changed_since.last().map_or(Ok(()), |newest| self.records(&view.node, newest))?;
             }
             self.add(&begin.checkpoint)?;
             if begin.way == Way::CopyBeforeWrite {
@@ -315,7 +326,7 @@ impl World {
                 }
                 changed.push((!view.changed_since.is_empty()).then_some(bits));
             }
-            let content: Content = self.disks.iter().map(|disk| disk.blocks.clone()).collect();
+            let content = self.content();
             self.truth.insert(begin.checkpoint.checkpoint.0, content.clone());
             for place in 0..begin.disks.len() {
                 self.files.insert(temporary(self.mark(), id, place, Role::Scratch));
@@ -424,6 +435,25 @@ impl World {
             self.files.remove(file);
         }
         Ok(Done::Plain)
+    }
+
+    fn content(&self) -> Content {
+        self.disks.iter().map(|disk| disk.blocks.clone()).collect()
+    }
+
+    /// The blocks of a view that differ from what was so at a checkpoint, although its map of changes does not name them.
+    pub fn unnamed_changes(&self, view: IntentId, since: CheckpointId) -> Vec<(usize, usize)> {
+        let (Some(view), Some(then)) = (self.views.get(&view), self.truth.get(&since.0)) else {
+            return Vec::new();
+        };
+        let mut unnamed = Vec::new();
+        for (disk, changed) in view.changed.iter().enumerate() {
+            let Some(changed) = changed else { continue };
+            let differs = |block: &usize| view.content[disk][*block] != then[disk][*block];
+            let blocks = (0..BLOCKS).filter(|block| differs(block) && !changed.contains(block));
+            unnamed.extend(blocks.map(|block| (disk, block)));
+        }
+        unnamed
     }
 
     /// Whether anything temporary of ours is left.

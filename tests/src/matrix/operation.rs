@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::point::Point;
 use crate::stage::{Stage, image};
 
+/// For how long a view is exported: that of a client who died without hearing of it ends by itself.
+const EXPORTED: &str = "3s";
+
 /// An operation of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -36,14 +39,17 @@ pub enum Operation {
     Restore,
     /// `vm remove`.
     RemoveVm,
+    /// `export create`, with a map of changes, and `export remove` as soon as it is open.
+    Export,
 }
 
-/// Commands of a client, one after the other; `{job}` stands for the job that the one before has queued.
+/// Commands of a client, one after the other; `{job}` stands for the job that the one before has queued, or the export that
+/// it has created.
 pub type Commands = Vec<Vec<String>>;
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Operation; 12] = [
+    pub const ALL: [Operation; 13] = [
         Operation::FirstFull,
         Operation::Incremental,
         Operation::MultiDisk,
@@ -56,6 +62,7 @@ impl Operation {
         Operation::Prune,
         Operation::Restore,
         Operation::RemoveVm,
+        Operation::Export,
     ];
 
     /// In the table and on the command line.
@@ -73,6 +80,7 @@ impl Operation {
             Operation::Prune => "prune",
             Operation::Restore => "restore",
             Operation::RemoveVm => "remove-vm",
+            Operation::Export => "export",
         }
     }
 
@@ -119,6 +127,11 @@ impl Operation {
                 commands(&[&["restore", &point.id, "--to", &to.to_string_lossy(), "--wait"]])
             }
             Operation::RemoveVm => commands(&[&["vm", "remove", "vm"]]),
+            Operation::Export => {
+                let since = Point::list(stage.server()).pop().expect("there is one").checkpoint;
+                let create = ["export", "create", "vm", "--since", &since, "--ttl", EXPORTED];
+                commands(&[&create, &["export", "remove", "{job}"]])
+            }
         }
     }
 }

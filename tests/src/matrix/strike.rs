@@ -58,8 +58,9 @@ impl Client {
     pub fn hear(self) {
         until("the client hears how its command ended", 2 * PATIENCE, || self.is_over().then_some(()));
         for (command, answer) in self.0.join().expect("a client does not panic") {
-            // 5: the server died before it had heard. 4: too late to cancel, or the VM's QEMU is not there.
-            let known = matches!(answer.status, 0 | 1 | 4 | 5);
+            // 5: the server died before it had heard. 4: too late to cancel, or the VM's QEMU is not there. 3: too late to
+            // remove.
+            let known = matches!(answer.status, 0 | 1 | 3 | 4 | 5);
             assert!(known, "`{command}` ended with {}: {}", answer.status, answer.err);
         }
     }
@@ -68,8 +69,11 @@ impl Client {
 fn give(caller: &Caller, commands: &Commands) -> Vec<(String, Answer)> {
     let mut given: Vec<(String, Answer)> = Vec::new();
     for words in commands {
-        let job =
-            given.last().and_then(|(_, answer)| answer.json["jobs"][0]["id"].as_str().map(str::to_owned));
+        let made = |answer: &Answer| {
+            let id = answer.json["jobs"][0]["id"].as_str().or(answer.json["id"].as_str());
+            id.map(str::to_owned)
+        };
+        let job = given.last().and_then(|(_, answer)| made(answer));
         if !given.is_empty() && job.is_none() {
             break;
         }

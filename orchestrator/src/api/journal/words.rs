@@ -1,7 +1,7 @@
 //! Records in words: one line for each, for people.
 
 use journal::effect::Effect;
-use journal::record::{BackupPlanned, End, IntentSettled, Witness};
+use journal::record::{BackupPlanned, End, ExportPlanned, IntentSettled, Witness};
 use journal::{Outcome, Record};
 
 /// What a record says, in one line.
@@ -24,6 +24,7 @@ pub(super) fn summary(record: &Record) -> String {
         Record::JobQueued(it) => format!("{} {}{}", it.job, it.work.kind(), due(it.due.as_ref())),
         Record::JobStarted(it) => it.job.to_string(),
         Record::BackupPlanned(it) => plan(it),
+        Record::ExportPlanned(it) => export(it),
         Record::CancelAsked(it) => it.job.to_string(),
         Record::JobEnded(it) => {
             let reason = it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -60,9 +61,19 @@ fn plan(it: &BackupPlanned) -> String {
     format!("{} makes {} at {}: {}", it.job, it.point, it.checkpoint, disks.join(", "))
 }
 
+fn export(it: &ExportPlanned) -> String {
+    let disks = it.disks.iter().map(|disk| match &disk.reason {
+        Some(reason) => format!("{} without a map of changes ({reason})", disk.disk),
+        None => disk.disk.to_string(),
+    });
+    format!("{} exports {}", it.job, disks.collect::<Vec<_>>().join(", "))
+}
+
 fn object(effect: &Effect) -> String {
     match effect {
+        Effect::Begin(it) if it.checkpoint.disks.is_empty() => " without a checkpoint".to_owned(),
         Effect::Begin(it) => format!(" at {}", it.checkpoint.checkpoint),
+        Effect::Offer(it) => format!(" of {} until {}", it.view, it.until),
         Effect::AddCheckpoint(it) => format!(" {}", it.checkpoint),
         Effect::DeleteCheckpoint(it) => format!(" {}", it.checkpoint),
         Effect::Store(it) => format!(" {} into {}", it.point, it.repository.name),

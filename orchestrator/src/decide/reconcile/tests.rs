@@ -107,6 +107,7 @@ fn add(id: u64, disable: &[u64]) -> Effect {
         bitmap: names::bitmap(US, BitmapId(id)),
         lasts: Lasts::Persistent,
         backing: String::new(),
+        size_bytes: 1 << 20,
         disable,
     };
     let checkpoint = CheckpointId(id);
@@ -187,6 +188,7 @@ fn found_in_a_new_process(state: &State, bitmaps: &[(u64, bool)]) -> Vec<Finding
         exports: Vec::new(),
         nodes: Vec::new(),
         files: Vec::new(),
+        socket: String::new(),
     };
     let vm = &state.vms[&vm().id];
     findings(Subject { state, in_hand: &BTreeSet::new(), installation: US, vm, machine: &machine })
@@ -220,6 +222,7 @@ fn a_raw_disk_costs_the_others_nothing() {
         bitmap: names::bitmap(US, BitmapId(3)),
         lasts: Lasts::WithProcess,
         backing: String::new(),
+        size_bytes: 1 << 20,
         disable: Vec::new(),
     });
     let state = history(&[add(1, &[])], Effect::AddCheckpoint(checkpoint));

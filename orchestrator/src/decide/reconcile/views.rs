@@ -3,7 +3,7 @@
 use journal::effect::Way;
 use journal::names::{Role, temporary};
 use journal::state::{JobState, View};
-use journal::{Effect, IntentId};
+use journal::{DiskName, Effect, IntentId};
 
 use super::{Finding, Row, Subject, Verdict};
 
@@ -58,8 +58,7 @@ fn missing_part(subject: Subject<'_>, id: IntentId, view: &View) -> Option<Strin
             return Some(format!("the node {fleece}"));
         }
         // A read-only disk is viewed as it stands: nothing has to be kept from being overwritten.
-        let tracked = subject.vm.chain.get(view.checkpoint);
-        let writable = tracked.is_some_and(|it| it.disks.contains_key(&view.disks[place].0));
+        let writable = is_writable(subject, view, &view.disks[place].0);
         if view.way == Way::CopyBeforeWrite {
             let there = !writable || subject.machine.nodes.contains(&filter);
             return (!there).then(|| format!("the filter {filter}"));
@@ -67,6 +66,12 @@ fn missing_part(subject: Subject<'_>, id: IntentId, view: &View) -> Option<Strin
         let running = |it: &journal::observation::JobSeen| it.id == job && it.error.is_none();
         (writable && !subject.machine.jobs.iter().any(running)).then(|| format!("the block job {job}"))
     })
+}
+
+/// Whether a disk of a view may be written to: its checkpoint covers it or, where the view came without one, QEMU says so.
+fn is_writable(subject: Subject<'_>, view: &View, disk: &DiskName) -> bool {
+    let tracked = subject.vm.chain.get(view.checkpoint).is_some_and(|it| it.disks.contains_key(disk));
+    tracked || subject.machine.disks.iter().any(|seen| seen.disk == *disk && !seen.read_only)
 }
 
 fn thaw_finding(subject: Subject<'_>) -> Option<Finding> {

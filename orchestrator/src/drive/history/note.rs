@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use journal::effect::Effect;
 use journal::outcome::{Done, Outcome};
-use journal::record::{BackupPlanned, CancelAsked, IntentAdopted, IntentSettled, JobEnded, JobStarted};
+use journal::record::{
+    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobStarted,
+};
 use journal::state::{Job, Point};
 use journal::{IntentId, PointId, Record, State, Time, VmId};
 use serde::{Deserialize, Serialize};
@@ -170,6 +172,7 @@ impl Notes {
             Record::IntentOpened(it) => distinct(vm_of(record), it.intent.job.as_ref().and_then(of_job)),
             Record::JobStarted(JobStarted { job })
             | Record::BackupPlanned(BackupPlanned { job, .. })
+            | Record::ExportPlanned(ExportPlanned { job, .. })
             | Record::CancelAsked(CancelAsked { job })
             | Record::JobEnded(JobEnded { job, .. }) => of_job(job).into_iter().collect(),
             Record::IntentAdopted(IntentAdopted { intent, .. })
