@@ -53,9 +53,10 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
         }
         Verb::Remove { export } => {
             let submitted: Submitted = client.delete(&["exports", &export], &[]).await?;
-            follow::follow(&client, &submitted.jobs, &mut session.progress()).await?;
+            let over = follow::follow(&client, &submitted.jobs, &mut session.progress()).await?;
             let ended = find(&client, &export).await?;
             session.output.show(&ended, || show(&ended))?;
+            return Ok(Status::of(over.iter().all(|job| job.state != "failed")));
         }
     }
     Ok(Status::Done)

@@ -17,9 +17,9 @@ use crate::progress::Progress;
 /// How long the server may be away, as over a restart, before following ends. The jobs themselves go on with it.
 const AWAY: Duration = Duration::from_secs(60);
 /// The least time between two polls of a job whose progress never rests.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(10);
 /// Between two tries at a server that is away.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Whether nothing more will happen to the job.
 #[must_use]
