@@ -7,7 +7,9 @@ use journal::DiskName;
 use journal::names;
 use journal::observation::{BitmapSeen, DiskSeen, JobSeen, LookAt, Machine, VmSeen};
 
-use crate::machine::{Device, Devices, Graph, backing, connect, identity, scratch_answers, scratch_files};
+use crate::machine::{
+    Device, Devices, Graph, backing, connect, identity, scratch_answers, scratch_files, takes_reader,
+};
 use crate::qmp::{Bitmap, BlockNode, Qmp, QmpError};
 use crate::task::Folders;
 
@@ -154,6 +156,7 @@ impl Sight<'_> {
             backing: backing::describe(graph, nodes, &wanted.node, qmp.process().pid).await,
             below: self.bitmaps_below(&wanted.node),
             node: wanted.node,
+            takes_reader: takes_reader(qmp, iothread.as_deref()),
             iothread,
             shared,
             takes_filter,

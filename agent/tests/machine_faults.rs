@@ -5,10 +5,11 @@
 mod machine;
 
 use futures::StreamExt;
+use journal::effect::Way;
 use journal::observation::Machine;
 use journal::{Effect, FailureClass, Process};
 use machine::proxy::{Cut, Proxy};
-use machine::{Became, Hands, QCOW2, Qemu, RAW, in_a_child};
+use machine::{Became, Hands, QCOW2, Qemu, RAW, UNLIMITED, in_a_child};
 
 /// Machines at a time. Most of a run is waiting.
 const AT_ONCE: usize = 8;
@@ -16,7 +17,8 @@ const AT_ONCE: usize = 8;
 /// What must be the same at the end, however it was reached.
 fn shape(seen: &Machine) -> String {
     let disks: Vec<_> = (0..seen.disks.len()).map(|disk| machine::bitmaps(seen, disk)).collect();
-    let jobs: Vec<_> = seen.jobs.iter().map(|job| (&job.id, &job.status)).collect();
+    // Not how far they are: one that copies may be done or not.
+    let jobs: Vec<_> = seen.jobs.iter().map(|job| (&job.id, &job.error)).collect();
     format!("{disks:?} {jobs:?} {:?} {:?} {:?}", seen.exports, seen.nodes, seen.files)
 }
 
@@ -95,6 +97,22 @@ async fn begin() {
         rig.hands.begin(checkpoint, &[0, 1], &[1, 2])
     };
     fail_at_every_command(chain, incremental).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn begin_by_push() {
+    fail_at_every_command(chain, |rig| push(rig, 3, &[1, 2])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn end_after_push() {
+    let before = |rig: &Rig| [chain(rig), vec![push(rig, 3, &[1, 2])]].concat();
+    fail_at_every_command(before, |rig| rig.hands.end(rig.process, 3, 2)).await;
+}
+
+fn push(rig: &Rig, number: u64, since: &[u64]) -> Effect {
+    let checkpoint = rig.hands.checkpoint(rig.process, number, &[0, 1], since.last().copied());
+    rig.hands.begin_by(Way::Push, UNLIMITED, checkpoint, &[0, 1], since)
 }
 
 #[tokio::test(flavor = "multi_thread")]

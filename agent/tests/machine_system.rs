@@ -103,6 +103,8 @@ async fn disks_are_found_by_themselves_and_under_a_view_too() {
 
     // A view of all of them, named by QEMU itself where need be. Older QEMUs abort when an iothread is in it.
     let iothreads_are_safe = seen.version.split('.').next().unwrap().parse::<u32>().unwrap() >= 10;
+    let readers = |disk: &DiskSeen| disk.takes_reader == (iothreads_are_safe || disk.iothread.is_none());
+    assert!(seen.disks.iter().all(readers), "{seen:?}");
     let mut viewed = seen.disks.clone();
     if !iothreads_are_safe {
         let what =
@@ -158,6 +160,7 @@ fn begin(hands: &Hands, seen: &Machine, disks: &[DiskSeen]) -> Effect {
         disks: views.collect(),
         way: Way::BackupJob,
         limits: machine::UNLIMITED,
+        unit_bytes: Some(machine::UNIT),
     })
 }
 

@@ -186,8 +186,11 @@ async fn repositories_that_do_not_open_are_told_apart() {
 
     let failure = world.failed(world.open_repository(1000)).await;
     assert_eq!(failure.class, FailureClass::Invalid, "{failure}");
-    let Done::Opened { id, created: true } = world.done(world.open_repository(CHUNK)).await else { panic!() };
-    assert_eq!(world.done(world.open_repository(CHUNK)).await, Done::Opened { id, created: false });
+    let opened = world.done(world.open_repository(CHUNK)).await;
+    let Done::Opened { id, created: true, chunk_bytes: CHUNK } = opened else { panic!("{opened:?}") };
+    // One that is there keeps its chunk size, whatever is wished now.
+    let again = world.done(world.open_repository(2 * CHUNK)).await;
+    assert_eq!(again, Done::Opened { id, created: false, chunk_bytes: CHUNK });
     assert_eq!(world.done(check(&world)).await, Done::Checked { problems: Vec::new() });
 
     // Another password takes effect at once, although the repository is open.

@@ -266,10 +266,15 @@ pub struct Begin {
     pub way: Way,
     /// What that may cost.
     pub limits: ViewLimits,
+    /// The pieces in which QEMU copies what changed, in bytes, a power of two: a chunk of the repository that it is for,
+    /// since a chunk is only ever read whole. None for a view that is not stored. Matters to [`Way::Push`] alone.
+    pub unit_bytes: Option<u32>,
 }
 
 /// How a view keeps what the guest overwrites until it is read. One way for all of its disks, since only then is the
 /// instant one.
+///
+/// The journal knows a way by its place here: new ones come last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
@@ -279,6 +284,9 @@ pub enum Way {
     /// A backup job's own filter, where no other can be put in. When the scratch file of such a job is full, QEMU fails
     /// the guest's write; so it is watched, and the view is given up before.
     BackupJob,
+    /// A backup job copies all that is to be read into scratch files, and nobody reads before it is done: where a reader
+    /// of a view can abort QEMU. The room is reserved before the job starts. The view has no export.
+    Push,
 }
 
 impl std::fmt::Display for Way {
@@ -286,6 +294,7 @@ impl std::fmt::Display for Way {
         f.pad(match self {
             Way::CopyBeforeWrite => "copy-before-write",
             Way::BackupJob => "backup-job",
+            Way::Push => "push",
         })
     }
 }

@@ -87,6 +87,9 @@ pub struct DiskSeen {
     pub shared: bool,
     /// Whether a copy-before-write filter can be put between its device and it while the guest runs.
     pub takes_filter: bool,
+    /// Whether a view of it may be read through its QEMU while the guest runs: not where an iothread works on it and this
+    /// QEMU can abort, guest and all, when the reader leaves.
+    pub takes_reader: bool,
     /// Every named bitmap on the node, whoever made it.
     pub bitmaps: Vec<BitmapSeen>,
     /// The names of bitmaps on the images below it that carry a mark of Backstay.

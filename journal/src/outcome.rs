@@ -47,6 +47,8 @@ pub enum Done {
         id: String,
         /// Whether it was created just now.
         created: bool,
+        /// Its chunk size in bytes, fixed when it was created.
+        chunk_bytes: u32,
     },
     /// A check ended.
     Checked {

@@ -23,6 +23,8 @@
 //!                                                                                   the checkpoint back, Failed)
 //! ```
 //!
+//! For that of pushing, it is as for the backup job's, but nothing is served; "expose" makes sure of the copies' room.
+//!
 //! The NBD server is started before all that: if it cannot be had, there is nothing to take back. So is the guard: it
 //! has to know of the view before a guest's write can fill it.
 
@@ -30,7 +32,7 @@ use journal::effect::{Begin, Way};
 use journal::outcome::{Done, FailureClass};
 use journal::{IntentId, Time};
 
-use super::devices::Devices;
+use super::devices::{Devices, IOTHREADS_SAFE_FROM};
 use super::graph::{Graph, is_top};
 use super::guard::check_room;
 use super::marks::{check_marks, has_mark, mark_actions, stopped, unmark_actions};
@@ -42,10 +44,6 @@ use super::view::View;
 use super::{Stop, conclude, now, scratch, serve};
 use crate::qmp::{BlockNode, Qmp};
 use crate::task::{Answer, Task};
-
-/// From this major version on a view may be read while the device works on an iothread. Before it, QEMU aborts, the
-/// guest included, when the reader leaves (measured: 7.2.22 aborts, 10.0.2 does not; between them nobody knows).
-const IOTHREADS_SAFE_FROM: u32 = 10;
 
 pub(crate) async fn begin(intent: IntentId, effect: &Begin, task: &Task) -> Answer {
     let begun = async {
@@ -68,7 +66,7 @@ impl Beginning<'_> {
         let nodes = self.line.query_nodes().await?;
         let marked = has_mark(&effect.checkpoint, &nodes);
         let up = match effect.way {
-            Way::BackupJob => self.view.has_job(&nodes, &self.line.query_jobs().await?),
+            Way::BackupJob | Way::Push => self.view.has_job(&nodes, &self.line.query_jobs().await?),
             Way::CopyBeforeWrite => self.view.is_in(&nodes, &Graph::query(&self.line).await?),
         };
         if up {
@@ -82,6 +80,7 @@ impl Beginning<'_> {
         let begun = match effect.way {
             Way::BackupJob => self.by_job().await,
             Way::CopyBeforeWrite => self.by_filter(&nodes, marked).await,
+            Way::Push => self.by_copy().await,
         };
         match begun {
             Ok(instant) => Ok(Done::Began { instant }),
@@ -101,7 +100,7 @@ impl Beginning<'_> {
     async fn resume(&self) -> Result<Done, Stop> {
         let effect = self.view.begin;
         let exposed = async {
-            serve::start(&self.line, &self.view.socket).await?;
+            self.serve().await?;
             self.expose().await
         };
         match exposed.await {
@@ -146,11 +145,29 @@ impl Beginning<'_> {
         Ok(instant)
     }
 
+    async fn by_copy(&self) -> Result<Time, Stop> {
+        self.make_room().await?;
+        self.view.prepare_copies(&self.line).await?;
+        self.unless_cancelled()?;
+        self.watch().await?;
+        self.line.transaction(&self.view.copy_actions()).await?;
+        let instant = now();
+        self.expose().await?;
+        Ok(instant)
+    }
+
     /// The place where the view is served, and the one where its files are.
     async fn make_room(&self) -> Result<(), Stop> {
-        serve::start(&self.line, &self.view.socket).await?;
+        self.serve().await?;
         scratch::make_folder(&self.view.folder, self.line.peer(), Access::OpensFiles).await?;
         Ok(check_room(scratch::room(&self.view.folder, Vec::new()).await?)?)
+    }
+
+    async fn serve(&self) -> Result<(), Stop> {
+        match self.view.begin.way {
+            Way::Push => Ok(()),
+            Way::CopyBeforeWrite | Way::BackupJob => serve::start(&self.line, &self.view.socket).await,
+        }
     }
 
     fn unless_cancelled(&self) -> Result<(), Stop> {
@@ -168,8 +185,10 @@ impl Beginning<'_> {
     }
 
     async fn expose(&self) -> Result<(), Stop> {
-        if self.view.begin.way == Way::CopyBeforeWrite {
-            self.view.show(&self.line).await?;
+        match self.view.begin.way {
+            Way::Push => return self.view.cover(&self.line).await,
+            Way::CopyBeforeWrite => self.view.show(&self.line).await?,
+            Way::BackupJob => {}
         }
         Ok(self.view.expose(&self.line).await?)
     }
@@ -223,7 +242,7 @@ async fn check(effect: &Begin, nodes: &[BlockNode], qmp: &Qmp) -> Result<(), Sto
     let devices = Devices::query(qmp).await?;
     for disk in &effect.disks {
         let Some(device) = devices.find(&disk.node) else { continue };
-        if effect.way == Way::BackupJob && device.top.as_deref().is_some_and(is_top) {
+        if effect.way != Way::CopyBeforeWrite && device.top.as_deref().is_some_and(is_top) {
             let what = format!(
                 "disk {}: another view of it is up by way of copy-before-write, and a QEMU {} aborts, guest and all, when \
                  that ends while a backup job works below it; end the other view, or wait for it",
@@ -232,7 +251,10 @@ async fn check(effect: &Begin, nodes: &[BlockNode], qmp: &Qmp) -> Result<(), Sto
             );
             return Err(Stop::failed(FailureClass::Refused, what));
         }
-        if let Some(iothread) = device.iothread(qmp).await? {
+        // What nobody reads through QEMU is safe.
+        if effect.way != Way::Push
+            && let Some(iothread) = device.iothread(qmp).await?
+        {
             let what = format!(
                 "disk {}: its device works on iothread {iothread}, and a QEMU {} aborts, guest and all, when the reader \
                  of a view leaves; run this VM on QEMU 10.0 or newer, or without the iothread",

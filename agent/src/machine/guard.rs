@@ -1,7 +1,7 @@
 //! The guard of a view: it watches what the scratch files take, and takes the view down before they take more than they
 //! may, or more than their file system can spare. A view of the backup job's kind needs it for the guest's sake: QEMU
-//! fails the guest's write when the scratch file cannot grow. The other kind breaks by itself, and is watched for the sake
-//! of whatever else lives on that file system.
+//! fails the guest's write when the scratch file cannot grow. The filter's kind breaks by itself, and the copies of a push
+//! have their room from the beginning: they are watched for the sake of whatever else lives on that file system.
 //!
 //! A guard is armed before the instant of its view and goes when the view's note goes, its process ends, or it is
 //! disarmed. An agent that starts arms one for each note that it finds. Watching needs no word with QEMU.
@@ -106,6 +106,27 @@ pub(super) fn check_room(room: Room) -> Result<(), Failure> {
     Err(Failure::new(FailureClass::Full, what))
 }
 
+/// Refuses copies of disks that can take more than there is room for, or than they may.
+pub(super) fn check_copies(room: Room, needed: u64, limit: u64) -> Result<(), Failure> {
+    let reserve = reserve(room.total);
+    let free = room.free.saturating_sub(reserve);
+    let what = if needed >= limit {
+        format!("and may take {}; raise `scratch` under `[limits]` in the configuration", size(limit))
+    } else if needed > free {
+        format!(
+            "and its file system has {} free, of which {} are left alone; free some, or give the agent another scratch \
+             folder",
+            size(room.free),
+            size(reserve)
+        )
+    } else {
+        return Ok(());
+    };
+    let why = "this QEMU must copy what is to be stored into the scratch folder first, since an iothread works on a disk of \
+               the VM and a view of it must not be read; that can take";
+    Err(Failure::new(FailureClass::Full, format!("{why} {} there, {what}", size(needed))))
+}
+
 /// What a failure to read a view says, with what is known of why the view broke.
 pub(crate) async fn explain(store: &Store, folders: &Folders, answer: Answer) -> Answer {
     let Answer::Settled(Outcome::Failed(failure)) = &answer else { return answer };
@@ -120,7 +141,7 @@ pub(crate) async fn explain(store: &Store, folders: &Folders, answer: Answer) ->
              may wait (`stall` under `[limits]` in the configuration)"
                 .to_owned()
         }
-        (None, Way::BackupJob) => return answer,
+        (None, Way::BackupJob | Way::Push) => return answer,
     };
     Err(Failure::new(FailureClass::ViewLost, format!("{}; {why}", failure.what))).into()
 }
@@ -237,6 +258,12 @@ mod tests {
         assert!(check_room(Room { used: 0, free: 4 * MIB + 1, total: 16 * MIB }).is_ok());
         let full = check_room(Room { used: 0, free: 4 * MIB, total: 16 * MIB }).unwrap_err();
         assert_eq!(full.class, FailureClass::Full);
+        let room = Room { used: 0, free: 54 * GIB, total: 100 * GIB };
+        assert!(check_copies(room, 50 * GIB, u64::MAX).is_ok());
+        let full = check_copies(room, 51 * GIB, u64::MAX).unwrap_err().what;
+        assert!(full.contains("51 GiB there") && full.contains("54 GiB free, of which 4 GiB"), "{full}");
+        let limit = check_copies(room, 50 * GIB, 50 * GIB).unwrap_err().what;
+        assert!(limit.contains("may take 50 GiB; raise `scratch`"), "{limit}");
     }
 
     #[test]

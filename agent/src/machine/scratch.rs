@@ -12,7 +12,8 @@ use std::time::Duration;
 use journal::names::{self, Owner};
 use journal::outcome::{Failure, FailureClass};
 use journal::{Installation, IntentId};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statvfs, statx};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, StatxFlags, fallocate, statvfs, statx};
+use rustix::io::Errno;
 use tokio::process::Command;
 
 use super::turns::Turns;
@@ -20,6 +21,9 @@ use crate::qmp::Peer;
 
 /// The longest that a call on the folder, or the creation of an image, may take.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes that are reserved by one call.
+const RESERVED_AT_A_TIME: usize = 64 << 30;
 
 /// The longest that the storage under a folder may take to say that it is there.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -192,6 +196,31 @@ pub(super) async fn create_image(path: &Path, size_bytes: u64, qemu: Peer) -> Re
         chown(&it, Some(qemu.uid), Some(qemu.gid))
     })
     .await
+}
+
+/// Reserves room for the first `bytes` of a file, however long it is yet. What QEMU writes there later cannot find the
+/// file system full.
+pub(super) async fn reserve(path: &Path, bytes: u64) -> Result<(), Failure> {
+    for from in (0..bytes).step_by(RESERVED_AT_A_TIME) {
+        let (it, length) = (path.to_path_buf(), (bytes - from).min(RESERVED_AT_A_TIME as u64));
+        let reserved = within(path, move || {
+            let file = std::fs::File::options().write(true).open(it)?;
+            match fallocate(&file, FallocateFlags::KEEP_SIZE, from, length) {
+                Err(Errno::OPNOTSUPP) => Ok(false),
+                done => Ok(done.map(|()| true)?),
+            }
+        });
+        if !reserved.await? {
+            let what = format!(
+                "{}: the file system of the scratch folder cannot reserve room (fallocate), and a disk that QEMU copies \
+                 there needs it: if the room ran out, the guest's writes would fail; give the agent a scratch folder on \
+                 another one, such as ext4 or XFS",
+                path.display()
+            );
+            return Err(Failure::new(FailureClass::Host, what));
+        }
+    }
+    Ok(())
 }
 
 /// Removes the files of one view, whatever there is of them, and the folder once it is empty.

@@ -16,7 +16,7 @@ use super::Stop;
 use super::devices::Devices;
 use super::filter::stand_on;
 use super::graph::{Graph, is_top};
-use crate::qmp::{Action, BitmapName, Qmp, QmpError, RemoveMode};
+use crate::qmp::{Action, BitmapName, BlockNode, Qmp, QmpError, RemoveMode};
 
 /// How long an export may take to drop its clients, or a job to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,12 +39,21 @@ impl Objects {
     /// What there is of one view.
     pub(super) async fn of(qmp: &Qmp, installation: Installation, view: IntentId) -> Result<Self, QmpError> {
         let its = |name: &String| temporary(name).is_some_and(|(of, _)| of == (installation, view));
-        let nodes = qmp.query_nodes().await?.into_iter().filter_map(|node| node.node_name);
+        let all = qmp.query_nodes().await?;
+        // Those on the view's own nodes go with them.
+        let stay = all.iter().filter(|node| !node.node_name.as_ref().is_some_and(its));
+        let on = |node: &BlockNode| {
+            let bitmaps: Vec<String> = node.dirty_bitmaps.iter().filter_map(|it| it.name.clone()).collect();
+            let place = node.node_name.clone().unwrap_or_default();
+            bitmaps.into_iter().filter(its).map(move |name| (place.clone(), name)).collect::<Vec<_>>()
+        };
+        let bitmaps = stay.flat_map(on).collect();
+        let nodes = all.into_iter().filter_map(|node| node.node_name);
         Ok(Self {
             exports: qmp.query_exports().await?.into_iter().map(|export| export.id).filter(its).collect(),
             jobs: qmp.query_jobs().await?.into_iter().map(|job| job.id).filter(its).collect(),
             nodes: nodes.filter(its).collect(),
-            bitmaps: Vec::new(),
+            bitmaps,
         })
     }
 

@@ -15,9 +15,9 @@ use super::crew::{Abandoned, Crew};
 use super::hash::{Hashed, Sink};
 use super::layout::{Layout, Part};
 use super::plan::{Plan, Range, plan};
-use super::view::View;
+use super::view::{View, ViewError};
 use super::{BUFFER_BYTES, RANGE_BYTES};
-use crate::nbd::{Extent, NbdError};
+use crate::nbd::Extent;
 
 /// How long nothing may come of anything before the repository's storage counts as hung.
 const STALL_LIMIT: Duration = Duration::from_secs(300);
@@ -37,7 +37,7 @@ pub(crate) trait Ledger: Send + Sync + 'static {
 pub(crate) enum Broken {
     /// The view.
     #[error(transparent)]
-    View(#[from] NbdError),
+    View(#[from] ViewError),
     /// Reading the parent.
     #[error(transparent)]
     Read(#[from] ReadError),

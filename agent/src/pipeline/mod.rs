@@ -14,6 +14,7 @@
 pub(crate) mod crew;
 pub(crate) mod disk;
 pub(crate) mod hash;
+pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod plan;
 pub(crate) mod view;

@@ -1,18 +1,21 @@
-//! One disk of a view, over NBD: surveying it and reading it, over as many connections as the server allows.
+//! One disk of a view: surveying it and reading it. Over NBD, by as many connections as the server allows; or from the
+//! image that QEMU has copied it into.
 //!
 //! Every request has its time limit, and any error is the end of the view: what was read before it proves nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::crew::cores;
+use super::image::{Image, ImageError, Place};
 use super::plan::Survey;
 use crate::nbd::{ALLOCATION, Extent, Limits, Nbd, NbdError, Run, dirty_context};
 
-/// How long the server may take for one request.
+/// How long the server, or the storage under an image, may take for one request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// Reads on their way at a time: enough to hide their latency, and so few that together they meet the limit of each
@@ -22,14 +25,39 @@ const READS: usize = 8;
 /// Connections to one export, where it allows several: one socket keeps about one core busy.
 const CONNECTIONS: usize = 2;
 
-/// The connections to one export.
+/// Why a view cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ViewError {
+    /// The server, or the connection to it.
+    #[error(transparent)]
+    Served(#[from] NbdError),
+    /// The image.
+    #[error(transparent)]
+    Copied(#[from] ImageError),
+    /// The storage under the image.
+    #[error("the storage under the scratch files did not answer within {} s", .0.as_secs())]
+    Slow(Duration),
+    /// A thread.
+    #[error("a thread that reads scratch files panicked: a bug")]
+    Panicked,
+}
+
+/// One disk of a view.
 #[derive(Debug)]
 pub(crate) struct View {
-    connections: Vec<Nbd>,
-    next: AtomicUsize,
+    source: Source,
     /// Taken before a read is begun: waiting for it does not count against the read's limit.
     reads: Semaphore,
     has_changes: bool,
+}
+
+/// Where a view is read.
+#[derive(Debug)]
+enum Source {
+    /// The connections to one export.
+    Served { connections: Vec<Nbd>, next: AtomicUsize },
+    /// An image, in which pieces of `unit` bytes are there or not.
+    Copied { image: Arc<Image>, unit: u64 },
 }
 
 impl View {
@@ -38,7 +66,7 @@ impl View {
         socket: &Path,
         export: &str,
         changes: Option<&str>,
-    ) -> Result<Self, NbdError> {
+    ) -> Result<Self, ViewError> {
         let limits = Limits { request: REQUEST_LIMIT, in_flight: READS + 1, ..Limits::default() };
         let changes = changes.map(dirty_context);
         let contexts = [Some(ALLOCATION), changes.as_deref()].into_iter().flatten().collect::<Vec<_>>();
@@ -48,23 +76,42 @@ impl View {
         while connections.len() < wanted {
             connections.push(Nbd::connect(socket, export, &[], limits).await?);
         }
-        Ok(Self {
-            connections,
-            next: AtomicUsize::new(0),
-            reads: Semaphore::new(READS),
-            has_changes: changes.is_some(),
-        })
+        let source = Source::Served { connections, next: AtomicUsize::new(0) };
+        Ok(Self { source, reads: Semaphore::new(READS), has_changes: changes.is_some() })
+    }
+
+    /// Opens the image that a disk was copied into: whole, or only what changed, and then in whole pieces of `unit` bytes.
+    pub(crate) async fn open(path: &Path, only_changes: bool, unit: u32) -> Result<Self, ViewError> {
+        let path = path.to_owned();
+        let image = Arc::new(aside(move || Image::open(&path)).await?);
+        let source = Source::Copied { image, unit: unit.into() };
+        Ok(Self { source, reads: Semaphore::new(READS), has_changes: only_changes })
     }
 
     /// The disk's size in bytes.
     pub(crate) fn size(&self) -> u64 {
-        self.connections[0].export().size
+        match &self.source {
+            Source::Served { connections, .. } => connections[0].export().size,
+            Source::Copied { image, .. } => image.size(),
+        }
+    }
+
+    /// Whether what did not change can be read as well.
+    pub(crate) fn shows_all(&self) -> bool {
+        matches!(self.source, Source::Served { .. }) || !self.has_changes
     }
 
     /// What is in a stretch of the disk, and what of it changed.
-    pub(crate) async fn survey(&self, stretch: Extent) -> Result<Survey, NbdError> {
+    pub(crate) async fn survey(&self, stretch: Extent) -> Result<Survey, ViewError> {
+        let connection = match &self.source {
+            Source::Served { connections, .. } => &connections[0],
+            Source::Copied { image, unit } => {
+                let (image, unit, only_changes) = (Arc::clone(image), *unit, self.has_changes);
+                return aside(move || survey_image(&image, stretch, only_changes.then_some(unit))).await;
+            }
+        };
         let mut survey = Survey { data: Vec::new(), changed: self.has_changes.then(Vec::new) };
-        let mut walk = self.connections[0].walk(stretch);
+        let mut walk = connection.walk(stretch);
         while let Some(contexts) = walk.next().await? {
             let mut contexts = contexts.into_iter();
             // A hole that does not promise zeros is read.
@@ -76,32 +123,77 @@ impl View {
         Ok(survey)
     }
 
-    /// From here on everything counts as changed.
+    /// From here on everything counts as changed. Not for a view that does not show all.
     pub(crate) fn disregard_changes(&mut self) {
         self.has_changes = false;
     }
 
     /// Whether nothing of `extent` changed.
-    pub(crate) async fn is_clean(&self, extent: Extent) -> Result<bool, NbdError> {
+    pub(crate) async fn is_clean(&self, extent: Extent) -> Result<bool, ViewError> {
         Ok(self.survey(extent).await?.changed.is_some_and(|changed| changed.is_empty()))
     }
 
     /// Reads a range into `buffer`, whose length it takes.
-    pub(crate) async fn read(&self, range: Extent, mut buffer: Vec<u8>) -> Result<Vec<u8>, NbdError> {
+    pub(crate) async fn read(&self, range: Extent, mut buffer: Vec<u8>) -> Result<Vec<u8>, ViewError> {
         let length = usize::try_from(range.length).expect("a range fits in memory");
         buffer.resize(length, 0);
         let _turn = self.reads.acquire().await.expect("it is never closed");
-        let place = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
-        self.connections[place].read(range.offset, buffer).await
+        match &self.source {
+            Source::Served { connections, next } => {
+                let place = next.fetch_add(1, Ordering::Relaxed) % connections.len();
+                Ok(connections[place].read(range.offset, buffer).await?)
+            }
+            Source::Copied { image, .. } => {
+                let image = Arc::clone(image);
+                aside(move || image.read(range.offset, &mut buffer).map(|()| buffer)).await
+            }
+        }
+    }
+}
+
+/// A look into an image, aside, since its storage may hang.
+async fn aside<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ViewError> {
+    match tokio::time::timeout(REQUEST_LIMIT, tokio::task::spawn_blocking(look)).await {
+        Ok(Ok(found)) => Ok(found?),
+        Ok(Err(_)) => Err(ViewError::Panicked),
+        Err(_) => Err(ViewError::Slow(REQUEST_LIMIT)),
+    }
+}
+
+/// What an image has of a stretch. Of one that has only what changed, in pieces of `unit` bytes: a piece that is there in
+/// part would be read as if the rest of it were zeros.
+fn survey_image(image: &Image, stretch: Extent, unit: Option<u64>) -> Result<Survey, ImageError> {
+    let (mut data, mut there) = (Vec::new(), Vec::new());
+    for (extent, place) in image.map(stretch)? {
+        match place {
+            Place::Absent => continue,
+            Place::Zeros => {}
+            Place::At(_) => join(&mut data, extent),
+        }
+        join(&mut there, extent);
+    }
+    let Some(unit) = unit else {
+        let whole = there == [stretch] || stretch.length == 0;
+        return if whole { Ok(Survey { data, changed: None }) } else { Err(image.incomplete(stretch)) };
+    };
+    let ends_whole = |end: u64| end.is_multiple_of(unit) || end == image.size();
+    match there.iter().find(|it| !it.offset.is_multiple_of(unit) || !ends_whole(it.end())) {
+        Some(torn) => Err(image.incomplete(*torn)),
+        None => Ok(Survey { data, changed: Some(there) }),
     }
 }
 
 /// Appends the runs that are wanted, neighbours joined.
 fn note(extents: &mut Vec<Extent>, runs: Option<Vec<Run>>, wanted: impl Fn(&Run) -> bool) {
-    for run in runs.unwrap_or_default().into_iter().filter(wanted) {
-        match extents.last_mut() {
-            Some(last) if last.end() == run.extent.offset => last.length += run.extent.length,
-            _ => extents.push(run.extent),
-        }
+    runs.unwrap_or_default().into_iter().filter(wanted).for_each(|run| join(extents, run.extent));
+}
+
+/// Appends an extent, to the last one where it goes on.
+fn join(extents: &mut Vec<Extent>, extent: Extent) {
+    match extents.last_mut() {
+        Some(last) if last.end() == extent.offset => last.length += extent.length,
+        _ => extents.push(extent),
     }
 }

@@ -34,7 +34,7 @@ pub async fn open_repository(_intent: IntentId, effect: &OpenRepository, task: &
     });
     let opened = opening.await.map(|repository| {
         let created = told.recv().unwrap_or(false);
-        Done::Opened { id: repository.id().to_string(), created }
+        Done::Opened { id: repository.id().to_string(), created, chunk_bytes: repository.chunk_size() }
     });
     opened.into()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use journal::IntentId;
-use journal::effect::{DiskMode, Store, StoreDisk};
+use journal::effect::{DiskMode, Store, StoreDisk, Way};
 use journal::names::{self, Role};
 use journal::wire::Progress;
 use repository::Session;
@@ -61,9 +61,12 @@ async fn copy_disks(
     crew: &Crew,
     sink: &Arc<Sink>,
 ) -> Result<Vec<Copied>, StoreError> {
-    let views = connect(effect, task).await?;
-    let total_bytes = effect.disks.iter().map(|disk| disk.size_bytes).sum();
-    let done = AtomicU64::new(0);
+    let views = connect(effect, task, sink).await?;
+    let disk_bytes: u64 = effect.disks.iter().map(|disk| disk.size_bytes).sum();
+    // What QEMU had to copy first counts as well.
+    let before = if effect.way == Way::Push { disk_bytes } else { 0 };
+    let total_bytes = before + disk_bytes;
+    let done = AtomicU64::new(before);
     let advance = |bytes| {
         let done_bytes = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         task.progress.send_replace(Progress { done_bytes, total_bytes });
@@ -102,15 +105,20 @@ async fn copy_disk(
 }
 
 /// Connects to every disk of the view before anything of it is read.
-async fn connect(effect: &Store, task: &Task) -> Result<Vec<View>, StoreError> {
-    let socket = task.folders.nbd_socket_of(effect.vm.id);
+async fn connect(effect: &Store, task: &Task, sink: &Sink) -> Result<Vec<View>, StoreError> {
+    let (socket, scratch) = (task.folders.nbd_socket_of(effect.vm.id), task.folders.scratch_of(effect.vm.id));
     let mut views = Vec::with_capacity(effect.disks.len());
     for (place, disk) in effect.disks.iter().enumerate() {
         let name = |role| names::temporary(effect.installation, effect.view, place, role);
-        let changes = matches!(disk.mode, DiskMode::Incremental { .. }).then(|| name(Role::Changes));
-        let view = View::connect(&socket, &name(Role::Export), changes.as_deref())
-            .await
-            .map_err(|error| StoreError::View { disk: disk.disk.clone(), error })?;
+        let incremental = matches!(disk.mode, DiskMode::Incremental { .. });
+        let view = if effect.way == Way::Push {
+            let chunk = sink.session().repository().chunk_size();
+            View::open(&scratch.join(name(Role::Scratch)), incremental, chunk).await
+        } else {
+            let changes = incremental.then(|| name(Role::Changes));
+            View::connect(&socket, &name(Role::Export), changes.as_deref()).await
+        };
+        let view = view.map_err(|error| StoreError::View { disk: disk.disk.clone(), error })?;
         if view.size() != disk.size_bytes {
             let (found, expected) = (view.size(), disk.size_bytes);
             return Err(StoreError::Size { disk: disk.disk.clone(), found, expected });

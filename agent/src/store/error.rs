@@ -7,6 +7,7 @@ use repository::{BackendError, ReadError, TreeError, WriteError};
 use super::proof::PROOF_FILE;
 use crate::nbd::NbdError;
 use crate::pipeline::disk::Broken;
+use crate::pipeline::view::ViewError;
 use crate::repositories::Explain;
 
 /// Why a point was not stored.
@@ -43,7 +44,7 @@ pub(crate) enum StoreError {
         /// The disk.
         disk: DiskName,
         /// What happened.
-        error: NbdError,
+        error: ViewError,
     },
     /// The view shows another size.
     #[error(
@@ -99,9 +100,10 @@ impl StoreError {
             Self::Tree(_) | Self::Size { .. } => FailureClass::Invalid,
             Self::Proof(_) => FailureClass::Damaged,
             Self::Parent { .. } => FailureClass::Repository,
-            Self::View { error: NbdError::Timeout { .. }, .. } | Self::Stalled(_) => {
-                FailureClass::Unreachable
+            Self::View {
+                error: ViewError::Served(NbdError::Timeout { .. }) | ViewError::Slow(_), ..
             }
+            | Self::Stalled(_) => FailureClass::Unreachable,
             Self::View { .. } => FailureClass::ViewLost,
             Self::Host(_) => FailureClass::Host,
             Self::Cancelled => FailureClass::Cancelled,

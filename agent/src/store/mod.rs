@@ -24,6 +24,7 @@ use repository::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::machine;
 use crate::repositories::{Explain, blocking};
 use crate::task::{Answer, Task};
 use copy::{Copied, copy};
@@ -45,7 +46,11 @@ pub async fn store(intent: IntentId, effect: &Store, task: &Task) -> Answer {
         let repository = task.repositories.open(at).await?;
         match probe(&repository, intent, effect).await? {
             Some(stored) => Ok(Begun::Already(stored)),
-            None => begin(repository, effect).await.map(Begun::Now),
+            None => {
+                // Before the repository is locked: QEMU may take hours.
+                machine::until_readable(effect, task).await?;
+                begin(repository, effect).await.map(Begun::Now)
+            }
         }
     };
     let session = match until_cancelled(&task.cancelled, begun).await {

@@ -60,6 +60,7 @@ impl Guest {
         std::fs::write(at("boot"), boot).unwrap();
         let mut command = Command::new(binary);
         command.args("-display none -nodefaults -machine q35,accel=tcg -m 64".split(' '));
+        command.args("-object iothread,id=io0 -object iothread,id=io1".split(' '));
         for monitor in ["qmp", "front"] {
             command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(&format!("{monitor}.sock")))]);
         }

@@ -68,6 +68,9 @@ pub const READ_ONLY: Disk = Disk { format: "qcow2", read_only: true };
 
 pub const SIZE: u64 = 16 * MIB;
 
+/// Bytes that QEMU copies at a time, where it copies.
+pub const UNIT: u32 = 256 << 10;
+
 pub const UNLIMITED: ViewLimits = ViewLimits { scratch_bytes: u64::MAX, stall_ms: 1_000 };
 
 /// A QEMU process that ends with its test.
@@ -349,7 +352,13 @@ impl Hands {
             size_bytes: SIZE,
             changed_since: since.iter().copied().map(bitmap).collect(),
         };
-        Effect::Begin(Begin { checkpoint, disks: disks.iter().map(disk).collect(), way, limits })
+        Effect::Begin(Begin {
+            checkpoint,
+            disks: disks.iter().map(disk).collect(),
+            way,
+            limits,
+            unit_bytes: Some(UNIT),
+        })
     }
 
     pub fn end(&self, process: Process, view: u64, disks: usize) -> Effect {

@@ -199,7 +199,7 @@ pub struct PointView {
     pub policy: Option<String>,
     /// Whether it is held.
     pub held: bool,
-    /// How its view kept what the guest overwrote: `copy-before-write` or `backup-job`.
+    /// How its view kept what the guest overwrote: `copy-before-write`, `backup-job` or `push`.
     pub way: String,
     /// Why its data is in doubt; null as a rule.
     pub suspect: Option<String>,

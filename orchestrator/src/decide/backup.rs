@@ -139,13 +139,16 @@ fn before_view(backup: Backup<'_>) -> Decision {
     };
     match begin(backup, process) {
         Some(effect) => Decision::effect(state, job.id, effect),
-        None => Decision::fail(job.id, "the journal has no installation record"),
+        None => Decision::fail(
+            job.id,
+            format!("the journal has no installation record, or no repository {}", work.repository),
+        ),
     }
 }
 
 fn begin(backup: Backup<'_>, process: Process) -> Option<Effect> {
-    let Backup { state, live, vm, plan, .. } = backup;
-    let installation = state.installation?;
+    let Backup { state, live, work, vm, plan, .. } = backup;
+    let (installation, repository) = (state.installation?, state.repositories.get(&work.repository)?);
     let marks = plan.disks.iter().zip(new_bitmaps(state, installation)).filter_map(|(disk, bitmap)| {
         Some(Mark {
             disk: disk.disk.clone(),
@@ -170,7 +173,13 @@ fn begin(backup: Backup<'_>, process: Process) -> Option<Effect> {
         checkpoint: plan.checkpoint,
         disks: marks.collect(),
     };
-    Some(Effect::Begin(Begin { checkpoint, disks: views.collect(), way: plan.way, limits: live.limits.view }))
+    Some(Effect::Begin(Begin {
+        checkpoint,
+        disks: views.collect(),
+        way: plan.way,
+        limits: live.limits.view,
+        unit_bytes: Some(repository.chunk_bytes),
+    }))
 }
 
 /// The thaw that is owed, tried once by the job itself; what fails is tried again by reconcile until it is done.

@@ -138,7 +138,7 @@ fn view(state: &State, live: &Live, vm: &Vm, process: Process, plan: &ExportPlan
         changed_since: disk.changed_since.clone(),
     });
     let (disks, way, limits) = (disks.collect(), plan.way, live.limits.view);
-    Some(Effect::Begin(Begin { checkpoint, disks, way, limits }))
+    Some(Effect::Begin(Begin { checkpoint, disks, way, limits, unit_bytes: None }))
 }
 
 /// While the view is up.

@@ -41,7 +41,7 @@ pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupP
         job,
         point: state.next.point,
         checkpoint: state.next.checkpoint,
-        way: way(machine),
+        way: way_to_store(machine),
         disks: machine.disks.iter().map(|disk| plan_disk(ground, work, disk)).collect(),
         left_out: machine.unusable.clone(),
     })
@@ -52,6 +52,12 @@ pub(super) fn no_disk(vm: &Vm, machine: &Machine, wish: &str) -> String {
     let what = machine.unusable.iter().map(|(disk, why)| format!("{disk}: {why}")).collect::<Vec<_>>();
     let what = if what.is_empty() { "QEMU shows none".to_owned() } else { what.join("; ") };
     format!("{} has no disk that can be {wish} ({what})", vm.address.name)
+}
+
+/// The way of a view that becomes a restore point: where it must not be read while the guest runs, QEMU copies it.
+fn way_to_store(machine: &Machine) -> Way {
+    let readers = machine.disks.iter().all(|disk| disk.takes_reader);
+    if readers { way(machine) } else { Way::Push }
 }
 
 /// The way that protects the guest best. One for all disks: two ways would be two instants.

@@ -12,11 +12,15 @@ use super::Decision;
 pub fn add(state: &State, job: &Job, repository: &RepositoryAddress, chunk_bytes: u32) -> Decision {
     let effect = || Effect::OpenRepository(OpenRepository { repository: repository.clone(), chunk_bytes });
     single(state, job, effect, |done| {
-        let Done::Opened { id, created } = done else { return Decision::end(job.id, End::Done, None) };
+        // One that was there already keeps the chunk size that it was created with.
+        let Done::Opened { id, created, chunk_bytes } = done else {
+            return Decision::end(job.id, End::Done, None);
+        };
         let what = if *created { "created" } else { "opened: there was a repository already" };
         let mut decision = Decision::end(job.id, End::Done, Some(what.to_owned()));
         if !state.repositories.contains_key(&repository.name) {
-            let added = RepositoryAdded { repository: repository.clone(), id: id.clone(), chunk_bytes };
+            let (repository, chunk_bytes) = (repository.clone(), *chunk_bytes);
+            let added = RepositoryAdded { repository, id: id.clone(), chunk_bytes };
             decision.records.insert(0, added.into());
         }
         decision

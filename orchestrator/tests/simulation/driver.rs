@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use journal::effect::{DiskMode, RepositoryAddress, VmAddress};
+use journal::effect::{DiskMode, RepositoryAddress, VmAddress, Way};
 use journal::names::{Owner, owner};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, EpochBegan, ExportWork, Installed, IntentSettled, JobQueued,
@@ -47,7 +47,7 @@ fn vm() -> VmId {
 impl Driver {
     pub fn new(seed: u64) -> Self {
         let mut driver = Self {
-            world: World::new(3, seed.is_multiple_of(2)),
+            world: World::new(3, [Way::CopyBeforeWrite, Way::BackupJob, Way::Push][(seed % 3) as usize]),
             state: State::default(),
             records: Vec::new(),
             live: Live::default(),

@@ -62,13 +62,13 @@ pub struct World {
     distrusts: BTreeMap<String, Vec<Option<String>>>,
     /// Whether bitmaps were tampered with: only then may the audit find anything.
     pub tampered: bool,
-    /// Whether filters can be put in.
-    takes_filters: bool,
+    /// The way that its disks allow.
+    way: Way,
     writes: u64,
 }
 
 impl World {
-    pub fn new(disks: usize, takes_filters: bool) -> Self {
+    pub fn new(disks: usize, way: Way) -> Self {
         let disk = Disk { blocks: vec![0; BLOCKS], bitmaps: BTreeMap::new() };
         Self {
             installation: None,
@@ -81,7 +81,7 @@ impl World {
             truth: BTreeMap::new(),
             distrusts: BTreeMap::new(),
             tampered: false,
-            takes_filters,
+            way,
             writes: 0,
         }
     }
@@ -125,8 +125,12 @@ impl World {
         self.disks.swap(0, 1);
     }
 
-    /// Somebody clears a bitmap: it goes on recording, and what it held is forgotten.
+    /// Somebody clears a bitmap: it goes on recording, and what it held is forgotten. Where QEMU copies, nobody reads what
+    /// a bitmap calls clean, so that nobody would notice.
     pub fn clear_bitmap(&mut self, disk: usize, nth: usize) {
+        if self.way == Way::Push {
+            return;
+        }
         if let Some(bitmap) = self.disks[disk].bitmaps.values_mut().nth(nth) {
             bitmap.bits.clear();
             self.tampered = true;
@@ -162,6 +166,11 @@ impl World {
         let mut jobs = Vec::new();
         for (id, view) in &self.views {
             for place in 0..view.content.len() {
+                if view.way == Way::Push {
+                    let id = temporary(self.mark(), *id, place, Role::Job);
+                    jobs.push(JobSeen { id, status: "concluded".into(), error: None });
+                    continue;
+                }
                 nodes.push(temporary(self.mark(), *id, place, Role::Fleece));
                 nodes.push(temporary(self.mark(), *id, place, Role::Scratch));
                 if view.way == Way::CopyBeforeWrite {
@@ -208,7 +217,8 @@ impl World {
             backing: String::new(),
             iothread: None,
             shared: false,
-            takes_filter: self.takes_filters,
+            takes_filter: self.way == Way::CopyBeforeWrite,
+            takes_reader: self.way != Way::Push,
             bitmaps: bitmaps.collect(),
             below: Vec::new(),
         }

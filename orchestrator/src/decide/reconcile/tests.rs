@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 
 use journal::effect::{
-    AddCheckpoint, Consistency, DeleteCheckpoint, Forget, Lasts, Mark, Predecessor, RepositoryAddress,
-    Unmark, VmAddress, Way,
+    AddCheckpoint, Begin, Consistency, DeleteCheckpoint, Forget, Lasts, Mark, Predecessor, RepositoryAddress,
+    Unmark, ViewDisk, ViewLimits, VmAddress, Way,
 };
 use journal::names;
-use journal::observation::{BitmapSeen, DiskSeen, Machine, RepositorySeen};
+use journal::observation::{BitmapSeen, DiskSeen, JobSeen, Machine, RepositorySeen};
 use journal::outcome::Done;
 use journal::record::{EpochBegan, Installed, IntentOpened, IntentSettled, ProcessSeen, VmAdded, Witness};
 use journal::state::{Point, Stamp};
@@ -158,8 +158,8 @@ fn history(made: &[Effect], open: Effect) -> State {
     state
 }
 
-/// What is found when another QEMU process shows these bitmaps: (checkpoint, recording).
-fn found_in_a_new_process(state: &State, bitmaps: &[(u64, bool)]) -> Vec<Finding> {
+/// A QEMU that shows these bitmaps: (checkpoint, recording).
+fn machine(process: Process, bitmaps: &[(u64, bool)]) -> Machine {
     let named = |(id, recording): &(u64, bool)| BitmapSeen {
         name: names::bitmap(US, BitmapId(*id)),
         ..bitmap(*recording, false)
@@ -175,11 +175,12 @@ fn found_in_a_new_process(state: &State, bitmaps: &[(u64, bool)]) -> Vec<Finding
         iothread: None,
         shared: false,
         takes_filter: false,
+        takes_reader: true,
         bitmaps: bitmaps.iter().map(named).collect(),
         below: Vec::new(),
     };
-    let machine = Machine {
-        process: Process { pid: 2, started_ticks: 2, ..BEFORE },
+    Machine {
+        process,
         version: "10.0.2".into(),
         uuid: None,
         disks: vec![disk],
@@ -189,9 +190,17 @@ fn found_in_a_new_process(state: &State, bitmaps: &[(u64, bool)]) -> Vec<Finding
         nodes: Vec::new(),
         files: Vec::new(),
         socket: String::new(),
-    };
+    }
+}
+
+fn found_in(state: &State, machine: &Machine) -> Vec<Finding> {
     let vm = &state.vms[&vm().id];
-    findings(Subject { state, in_hand: &BTreeSet::new(), installation: US, vm, machine: &machine })
+    findings(Subject { state, in_hand: &BTreeSet::new(), installation: US, vm, machine })
+}
+
+/// What is found when another QEMU process shows these bitmaps.
+fn found_in_a_new_process(state: &State, bitmaps: &[(u64, bool)]) -> Vec<Finding> {
+    found_in(state, &machine(Process { pid: 2, started_ticks: 2, ..BEFORE }, bitmaps))
 }
 
 fn settles_as_done(found: &[Finding]) -> bool {
@@ -228,6 +237,31 @@ fn a_raw_disk_costs_the_others_nothing() {
     let state = history(&[add(1, &[])], Effect::AddCheckpoint(checkpoint));
     let found = found_in_a_new_process(&state, &[(1, false), (2, true)]);
     assert!(settles_as_done(&found) && !loses(&found), "{found:#?}");
+}
+
+/// Once a copy is whole, its job is all that is in QEMU of it.
+#[test]
+fn a_push_is_up_as_long_as_its_job_has_no_error() {
+    let Effect::AddCheckpoint(checkpoint) = add(1, &[]) else { panic!() };
+    let view = ViewDisk {
+        disk: "vda".parse().unwrap(),
+        node: "vda".into(),
+        size_bytes: 1 << 20,
+        changed_since: Vec::new(),
+    };
+    let limits = ViewLimits { scratch_bytes: u64::MAX, stall_ms: 1 };
+    let begin = Begin { checkpoint, disks: vec![view], way: Way::Push, limits, unit_bytes: Some(1 << 20) };
+    let state = history(&[Effect::Begin(begin)], add(2, &[1]));
+    let broken = |error: &[Option<&str>]| {
+        let job = |error: &Option<&str>| JobSeen {
+            id: names::temporary(US, IntentId(1), 0, names::Role::Job),
+            status: "concluded".into(),
+            error: error.map(str::to_owned),
+        };
+        let machine = Machine { jobs: error.iter().map(job).collect(), ..machine(BEFORE, &[(1, true)]) };
+        found_in(&state, &machine).iter().any(|it| it.row == Row::ViewBroken)
+    };
+    assert!(!broken(&[None]) && broken(&[Some("Input/output error")]) && broken(&[]));
 }
 
 #[test]

@@ -51,9 +51,14 @@ fn serves_a_job(subject: Subject<'_>, view: &View) -> bool {
 /// The first part of a view that is not there. The export is not one: it can be made again without another instant.
 fn missing_part(subject: Subject<'_>, id: IntentId, view: &View) -> Option<String> {
     let name = |place, role| temporary(subject.installation, id, place, role);
+    let running = |job: &str| subject.machine.jobs.iter().any(|it| it.id == job && it.error.is_none());
     (0..view.disks.len()).find_map(|place| {
         let (fleece, job, filter) =
             (name(place, Role::Fleece), name(place, Role::Job), name(place, Role::Filter));
+        // A copy is whole when its job is concluded without an error. By then it is a file that QEMU has let go of.
+        if view.way == Way::Push {
+            return (!running(&job)).then(|| format!("the block job {job}"));
+        }
         if !subject.machine.nodes.contains(&fleece) {
             return Some(format!("the node {fleece}"));
         }
@@ -63,8 +68,7 @@ fn missing_part(subject: Subject<'_>, id: IntentId, view: &View) -> Option<Strin
             let there = !writable || subject.machine.nodes.contains(&filter);
             return (!there).then(|| format!("the filter {filter}"));
         }
-        let running = |it: &journal::observation::JobSeen| it.id == job && it.error.is_none();
-        (writable && !subject.machine.jobs.iter().any(running)).then(|| format!("the block job {job}"))
+        (writable && !running(&job)).then(|| format!("the block job {job}"))
     })
 }
 
