@@ -67,6 +67,8 @@ async fn why_lost(hands: &mut Hands, home: &Path, process: Process, way: Way) ->
         name: "vault".parse().unwrap(),
         path: home.join("vault").to_str().unwrap().to_owned(),
         password_file: home.join("password").to_str().unwrap().to_owned(),
+        append_only: false,
+        rates: Vec::new(),
     };
     let open = OpenRepository { repository: repository.clone(), chunk_bytes: 1 << 20 };
     hands.perform(80, Effect::OpenRepository(open)).await.done();

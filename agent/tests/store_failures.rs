@@ -112,7 +112,7 @@ async fn a_view_that_is_lost_halfway_leaves_no_point() {
     let done = world.done(Effect::Prune(Prune { repository: world.repository.clone() })).await;
     assert!(matches!(done, Done::Pruned { .. }), "{done:?}");
     let done =
-        world.done(Effect::Check(Check { repository: world.repository.clone(), read_data: true })).await;
+        world.done(Effect::Check(Check { repository: world.repository.clone(), read_percent: 100 })).await;
     assert_eq!(done, Done::Checked { problems: Vec::new() });
 }
 
@@ -171,7 +171,7 @@ async fn repositories_that_do_not_open_are_told_apart() {
     }
     let mut world = World::empty();
     let check =
-        |world: &World| Effect::Check(Check { repository: world.repository.clone(), read_data: false });
+        |world: &World| Effect::Check(Check { repository: world.repository.clone(), read_percent: 0 });
     let failure = world.failed(check(&world)).await;
     assert_eq!(failure.class, FailureClass::Repository);
     assert!(failure.what.contains("there is no repository at"), "{failure}");

@@ -56,6 +56,10 @@ pub enum Effect {
     Restore(Restore),
     /// Offer a view to readers outside, until a time.
     Offer(Offer),
+    /// Count what is in a repository.
+    Measure(Measure),
+    /// Look at a repository's keys, and add, remove or change one.
+    Keys(Keys),
 }
 
 /// The kinds of [`Effect`], by the name that journals, tests and crash points use.
@@ -77,6 +81,8 @@ pub enum EffectKind {
     Prune,
     Restore,
     Offer,
+    Measure,
+    Keys,
 }
 
 impl EffectKind {
@@ -98,6 +104,8 @@ impl EffectKind {
             EffectKind::Prune => "prune",
             EffectKind::Restore => "restore",
             EffectKind::Offer => "offer",
+            EffectKind::Measure => "measure",
+            EffectKind::Keys => "keys",
         }
     }
 }
@@ -127,6 +135,8 @@ impl Effect {
             Effect::Prune(_) => EffectKind::Prune,
             Effect::Restore(_) => EffectKind::Restore,
             Effect::Offer(_) => EffectKind::Offer,
+            Effect::Measure(_) => EffectKind::Measure,
+            Effect::Keys(_) => EffectKind::Keys,
         }
     }
 
@@ -166,7 +176,9 @@ impl Effect {
             | Effect::Check(_)
             | Effect::Prune(_)
             | Effect::Restore(_)
-            | Effect::Offer(_) => None,
+            | Effect::Offer(_)
+            | Effect::Measure(_)
+            | Effect::Keys(_) => None,
         }
     }
 }
@@ -189,10 +201,26 @@ pub struct VmAddress {
 pub struct RepositoryAddress {
     /// Its name.
     pub name: RepositoryName,
-    /// The folder.
+    /// The folder's absolute path, or `s3:` and a URL, as restic's `-r` takes both.
     pub path: String,
     /// The file whose first line is the password.
     pub password_file: String,
+    /// Whether nothing is ever removed from it but our own locks.
+    pub append_only: bool,
+    /// How fast bytes may go to and from it; no limit where none holds.
+    pub rates: Vec<Rate>,
+}
+
+/// A limit of bandwidth for some hours of each day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rate {
+    /// The minute of the day from which it holds, in the agent's local time.
+    pub from_minute: u16,
+    /// The minute of the day up to which it holds; up to one of the next day when it is before `from_minute`, and all day
+    /// when they are the same.
+    pub to_minute: u16,
+    /// How many bytes in a second.
+    pub bytes_per_second: u64,
 }
 
 /// See [`Effect::Freeze`]. From the moment it is recorded, a thaw is owed.
@@ -532,8 +560,8 @@ pub struct Forget {
 pub struct Check {
     /// Which.
     pub repository: RepositoryAddress,
-    /// Whether every pack is read and proven.
-    pub read_data: bool,
+    /// How many of its packs are read and proven, in percent; which ones, the intent's number draws.
+    pub read_percent: u8,
 }
 
 /// See [`Effect::Prune`].
@@ -541,6 +569,44 @@ pub struct Check {
 pub struct Prune {
     /// Which.
     pub repository: RepositoryAddress,
+}
+
+/// See [`Effect::Measure`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Which.
+    pub repository: RepositoryAddress,
+}
+
+/// See [`Effect::Keys`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Of which repository.
+    pub repository: RepositoryAddress,
+    /// What becomes of them.
+    pub change: KeyChange,
+}
+
+/// What becomes of a repository's keys. Passwords are named by their files; they never enter the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyChange {
+    /// Nothing: they are listed.
+    None,
+    /// One more.
+    Add {
+        /// The file whose first line is its password.
+        password_file: String,
+    },
+    /// One less.
+    Remove {
+        /// Its id, or the beginning of it.
+        key: String,
+    },
+    /// The one that is in use is replaced, and the repository's password is in another file from then on.
+    Change {
+        /// That file.
+        password_file: String,
+    },
 }
 
 /// See [`Effect::Restore`].

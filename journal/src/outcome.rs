@@ -60,6 +60,62 @@ pub enum Done {
         /// Bytes freed.
         freed_bytes: u64,
     },
+    /// A repository was measured.
+    Measured(Measured),
+    /// A repository's keys, as they are now, oldest first.
+    Keys {
+        /// Each.
+        keys: Vec<KeySeen>,
+    },
+}
+
+/// See [`Done::Measured`]. All in bytes, unless they count something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Restore points, and snapshots that others made.
+    pub points: u64,
+    /// All packs, as stored.
+    pub stored_bytes: u64,
+    /// What points need of them.
+    pub used_bytes: u64,
+    /// The different chunks that points need, before compression.
+    pub plain_bytes: u64,
+    /// What it would take to restore every point, holes included.
+    pub restore_bytes: u64,
+    /// By VM, in the order of their names.
+    pub vms: Vec<MeasuredVm>,
+}
+
+/// One VM's part of [`Measured`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredVm {
+    /// Its name, or the host's in a snapshot that another program made.
+    pub vm: String,
+    /// Its id; none for what another program made.
+    pub id: Option<crate::ids::VmId>,
+    /// Its points.
+    pub points: u64,
+    /// What it would take to restore them all, holes included.
+    pub restore_bytes: u64,
+    /// The chunks that they need, as stored; other VMs may need them too.
+    pub used_bytes: u64,
+    /// Of these, what no other VM needs.
+    pub own_bytes: u64,
+}
+
+/// One key of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySeen {
+    /// Its id.
+    pub id: String,
+    /// Whether it is the one that the repository's password file opens.
+    pub current: bool,
+    /// The host on which it was made.
+    pub host: String,
+    /// The user who made it.
+    pub user: String,
+    /// When it was made.
+    pub created: Time,
 }
 
 /// See [`Done::Stored`].

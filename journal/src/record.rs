@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
 
-use crate::effect::{DiskMode, ImageFormat, Intent, Lasts, RepositoryAddress, RestoreTarget, VmAddress, Way};
+use crate::effect::{
+    DiskMode, ImageFormat, Intent, KeyChange, Lasts, Rate, RepositoryAddress, RestoreTarget, VmAddress, Way,
+};
 use crate::ids::{
     CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
     Time, VmId,
@@ -454,8 +456,8 @@ pub enum Work {
     CheckRepository {
         /// Which.
         repository: RepositoryName,
-        /// Whether all data is read.
-        read_data: bool,
+        /// How many of its packs are read, in percent.
+        read_percent: u8,
     },
     /// Free what no point needs.
     PruneRepository {
@@ -469,6 +471,25 @@ pub enum Work {
     },
     /// Offer a view of a VM to readers outside, for a while.
     Export(ExportWork),
+    /// Count what is in a repository.
+    MeasureRepository {
+        /// Which.
+        repository: RepositoryName,
+    },
+    /// Set how fast bytes may go to and from a repository.
+    LimitRepository {
+        /// Which.
+        repository: RepositoryName,
+        /// From then on; none for no limit.
+        rates: Vec<Rate>,
+    },
+    /// Look at a repository's keys, or change them.
+    Keys {
+        /// Which.
+        repository: RepositoryName,
+        /// What becomes of them.
+        change: KeyChange,
+    },
 }
 
 /// See [`Work::Backup`].

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use journal::base::{Base, BaseFault, FOLD};
 use journal::effect::{End, *};
 use journal::log::{Hash, Position};
-use journal::outcome::{Done, Failure, FailureClass, Outcome, Stored, StoredDisk};
+use journal::outcome::{
+    Done, Failure, FailureClass, KeySeen, Measured, MeasuredVm, Outcome, Stored, StoredDisk,
+};
 use journal::record::*;
 use journal::state::Stamp;
 use journal::{
@@ -45,7 +47,13 @@ fn repository_name() -> RepositoryName {
 }
 
 fn repository() -> RepositoryAddress {
-    RepositoryAddress { name: repository_name(), path: "/backup".into(), password_file: "/etc/key".into() }
+    RepositoryAddress {
+        name: repository_name(),
+        path: "/backup".into(),
+        password_file: "/etc/key".into(),
+        append_only: true,
+        rates: vec![Rate { from_minute: 480, to_minute: 1080, bytes_per_second: 1 << 20 }],
+    }
 }
 
 fn process() -> Process {
@@ -153,7 +161,7 @@ fn effects() -> Vec<Effect> {
             snapshot: "ab12".into(),
             reason: "beyond last=3".into(),
         }),
-        Effect::Check(Check { repository: repository(), read_data: true }),
+        Effect::Check(Check { repository: repository(), read_percent: 5 }),
         Effect::Prune(Prune { repository: repository() }),
         Effect::Restore(Restore {
             repository: repository(),
@@ -172,7 +180,18 @@ fn effects() -> Vec<Effect> {
             view: IntentId(5),
             until: Time(1_700_003_600_000_000),
         }),
+        Effect::Measure(Measure { repository: repository() }),
+        Effect::Keys(Keys { repository: repository(), change: KeyChange::None }),
+        Effect::Keys(Keys { repository: repository(), change: key_change() }),
+        Effect::Keys(Keys {
+            repository: repository(),
+            change: KeyChange::Change { password_file: "/etc/new".into() },
+        }),
     ]
+}
+
+fn key_change() -> KeyChange {
+    KeyChange::Add { password_file: "/etc/second".into() }
 }
 
 fn outcomes() -> Vec<Outcome> {
@@ -197,6 +216,30 @@ fn outcomes() -> Vec<Outcome> {
         Done::Opened { id: "77".into(), created: true, chunk_bytes: 1 << 20 },
         Done::Checked { problems: vec!["pack 12 is damaged".into()] },
         Done::Pruned { freed_bytes: 512 },
+        Done::Measured(Measured {
+            points: 3,
+            stored_bytes: 5,
+            used_bytes: 4,
+            plain_bytes: 9,
+            restore_bytes: 30,
+            vms: vec![MeasuredVm {
+                vm: "web".into(),
+                id: Some(vm()),
+                points: 3,
+                restore_bytes: 30,
+                used_bytes: 4,
+                own_bytes: 2,
+            }],
+        }),
+        Done::Keys {
+            keys: vec![KeySeen {
+                id: "ab".into(),
+                current: true,
+                host: "h".into(),
+                user: "root".into(),
+                created: Time(1_700_000_000_000_000),
+            }],
+        },
     ];
     let classes = [
         FailureClass::ProcessGone,
@@ -237,10 +280,13 @@ fn works() -> Vec<Work> {
         Work::RemoveVm { vm: vm(), force: true },
         Work::Reconcile { vm: vm() },
         Work::AddRepository { repository: repository(), chunk_bytes: 1 << 20 },
-        Work::CheckRepository { repository: repository_name(), read_data: false },
+        Work::CheckRepository { repository: repository_name(), read_percent: 0 },
         Work::PruneRepository { repository: repository_name() },
         Work::Forget { point: PointId(3) },
         Work::Export(ExportWork { vm: vm(), since: Some(CheckpointId(8)), ttl_seconds: 3600 }),
+        Work::MeasureRepository { repository: repository_name() },
+        Work::LimitRepository { repository: repository_name(), rates: Vec::new() },
+        Work::Keys { repository: repository_name(), change: KeyChange::Remove { key: "ab".into() } },
     ]
 }
 

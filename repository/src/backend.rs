@@ -56,6 +56,14 @@ impl FileName {
         Self::Of(FileKind::Pack, id.into())
     }
 
+    /// Whether a repository has something of this name directly in its root, an unfinished `config` included.
+    #[must_use]
+    pub fn is_top_level(name: &str) -> bool {
+        name == "config"
+            || name.starts_with("config-tmp-")
+            || FileKind::ALL.iter().any(|kind| kind.folder() == name)
+    }
+
     /// The path relative to the root, with `/`. Packs are spread over 256 folders.
     #[must_use]
     pub fn path(&self) -> String {
@@ -97,6 +105,22 @@ pub enum BackendError {
         /// The file that was being written.
         path: PathBuf,
     },
+    /// The storage says no: the credentials, the permissions, a bucket that is not there.
+    #[error("{}: {what}", path.display())]
+    Refused {
+        /// The file, or the place of all of them.
+        path: PathBuf,
+        /// What it said, and what to do. Never a secret.
+        what: String,
+    },
+    /// The storage cannot be reached or does not answer, and went on doing so while it was tried again.
+    #[error("{}: {what}", path.display())]
+    Unreachable {
+        /// The file.
+        path: PathBuf,
+        /// What happened instead.
+        what: String,
+    },
     /// Anything else.
     #[error("{}: {source}", path.display())]
     Io {
@@ -108,16 +132,20 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Sorts an error of the system into the three cases.
+    /// Sorts an error of the system into its cases.
     pub fn from_io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         match source.kind() {
-            io::ErrorKind::NotFound => Self::NotFound { path },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound { path },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
             _ => Self::Io { path, source: Arc::new(source) },
         }
     }
 }
+
+/// Tells one file from every other that was ever under its name: two stamps that are equal are of the same file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(pub(crate) String);
 
 /// Storage of whole, immutable files.
 ///
@@ -125,6 +153,17 @@ impl BackendError {
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Where this is, for people.
     fn location(&self) -> String;
+
+    /// How many transfers at the same time are worth it: more hide the latency of storage that is far away.
+    fn transfers(&self) -> usize {
+        2
+    }
+
+    /// Why this is no place for a new repository, if it is none: it holds something that no repository has.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn foreign(&self) -> Result<Option<String>, BackendError>;
 
     /// Makes what a new repository needs (folders, say). Repeating it does no harm.
     ///
@@ -150,11 +189,26 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// [`BackendError::Io`] with `UnexpectedEof` when the file is too short.
     fn read_range(&self, name: &FileName, offset: u64, buffer: &mut [u8]) -> Result<(), BackendError>;
 
-    /// Writes a whole file: afterwards it is there, complete and durable, or it is not there at all.
+    /// Writes a whole file: afterwards it is there, complete and durable, or it is not there at all. One that is there
+    /// already is replaced: names are digests, so it is the same one.
     ///
     /// # Errors
-    /// When it was not written; nothing of it remains under its name.
+    /// When it was not written; nothing incomplete remains under its name.
     fn write(&self, name: &FileName, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// As [`Self::write`], unless the file is there: of several that try at once, one writes. Answers whether this one did.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    fn create(&self, name: &FileName, bytes: &[u8]) -> Result<bool, BackendError>;
+
+    /// Whether anything can be removed here but locks: asked before work that would be for nothing otherwise.
+    ///
+    /// # Errors
+    /// [`BackendError::Refused`] where the repository is only added to.
+    fn may_remove(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Removes a file.
     ///
@@ -162,11 +216,23 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// [`BackendError::NotFound`] when there is none.
     fn remove(&self, name: &FileName) -> Result<(), BackendError>;
 
+    /// What tells this file from others; it is not read.
+    ///
+    /// # Errors
+    /// [`BackendError::NotFound`] when there is none.
+    fn stamp(&self, name: &FileName) -> Result<Stamp, BackendError>;
+
     /// Whether the file is there.
     ///
     /// # Errors
     /// When that cannot be told.
-    fn exists(&self, name: &FileName) -> Result<bool, BackendError>;
+    fn exists(&self, name: &FileName) -> Result<bool, BackendError> {
+        match self.stamp(name) {
+            Ok(_) => Ok(true),
+            Err(BackendError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 
     /// Removes what interrupted writes left behind and returns how many files that were. Only under an exclusive lock:
     /// a write in progress looks the same.

@@ -130,6 +130,39 @@ impl Report {
     }
 }
 
+/// How much of the data a check reads and proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadData {
+    /// None: the sizes of packs only.
+    None,
+    /// Every pack.
+    All,
+    /// A share of the packs, at least one; another seed draws others.
+    Share {
+        /// 1 to 100.
+        percent: u8,
+        /// The same seed draws the same packs.
+        seed: u64,
+    },
+}
+
+impl ReadData {
+    /// The packs that are to be read.
+    fn draw(self, mut packs: Vec<IndexPack>) -> Vec<IndexPack> {
+        match self {
+            Self::None => Vec::new(),
+            Self::All => packs,
+            Self::Share { percent, seed } => {
+                let wanted = (packs.len() * usize::from(percent.min(100))).div_ceil(100);
+                // By a digest of both: the ids alone would draw the same ones for ever.
+                packs.sort_by_cached_key(|pack| Digest::of(&[&seed.to_le_bytes()[..], &pack.id.0].concat()));
+                packs.truncate(wanted);
+                packs
+            }
+        }
+    }
+}
+
 /// Why there is no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CheckError {
@@ -145,15 +178,15 @@ pub enum CheckError {
 }
 
 impl Repository {
-    /// Checks that every snapshot's trees and blobs are in the index and in packs of the right size; with `read_data`
-    /// also reads every pack and proves every MAC and digest. Takes a shared lock; backups may go on meanwhile.
+    /// Checks that every snapshot's trees and blobs are in the index and in packs of the right size; of those that
+    /// `read` draws also proves every MAC and digest. Takes a shared lock; backups may go on meanwhile.
     ///
     /// # Errors
     /// Only when it could not be carried out; what it finds is in the report.
-    pub fn check(&self, read_data: bool, watch: Watch<'_>) -> Result<Report, CheckError> {
+    pub fn check(&self, read: ReadData, watch: Watch<'_>) -> Result<Report, CheckError> {
         let _lock = self.lock(LockKind::Shared)?;
         let checker = Checker { inner: &self.inner, index: Index::default(), problems: Mutex::default() };
-        checker.run(read_data, watch)
+        checker.run(read, watch)
     }
 }
 
@@ -178,7 +211,7 @@ impl Checker<'_> {
 
     /// Snapshots first, then index, then packs: what a backup adds meanwhile it adds in the opposite order, so
     /// whatever a snapshot that we see needs is in what we read after it.
-    fn run(mut self, read_data: bool, watch: Watch<'_>) -> Result<Report, CheckError> {
+    fn run(mut self, read: ReadData, watch: Watch<'_>) -> Result<Report, CheckError> {
         let snapshots = self.read_snapshots()?;
         let packs = self.read_index(watch)?;
         let unlisted_packs = self.compare_packs(&packs)?;
@@ -189,24 +222,37 @@ impl Checker<'_> {
             }
         }
         let roots = snapshots.iter().map(|(_, snapshot)| snapshot.tree);
-        let used = walk(roots, |digest| Ok::<_, Cancelled>(self.check_tree(digest)), watch)?;
-        let read_bytes = if read_data { self.read_packs(&packs, watch)? } else { 0 };
+        let used = walk(
+            self.inner.store.workers(),
+            roots,
+            |digest| Ok::<_, Cancelled>(self.check_tree(digest)),
+            watch,
+        )?;
+        let listed_packs = packs.len();
+        let read_bytes = self.read_packs(&read.draw(packs), watch)?;
         let problems = std::mem::take(&mut *self.problems.lock().expect("pushing to a list does not panic"));
         let affected = if problems.is_empty() { Vec::new() } else { self.affected(&snapshots, &problems) };
         let (snapshots, trees, blobs, packs) =
-            (snapshots.len(), used.trees.len(), used.data.len(), packs.len());
+            (snapshots.len(), used.trees.len(), used.data.len(), listed_packs);
         Ok(Report { problems, affected, snapshots, trees, blobs, packs, unlisted_packs, read_bytes })
     }
 
     fn read_snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>, CheckError> {
-        let mut snapshots = Vec::new();
-        for listed in self.inner.store.backend.list(FileKind::Snapshot)? {
+        let listed = self.inner.store.backend.list(FileKind::Snapshot)?;
+        let read = Mutex::new(Vec::new());
+        parallel::each(self.inner.store.workers(), &listed, |listed| {
             match self.inner.store.read_json(FileKind::Snapshot, listed.id) {
-                Ok(snapshot) => snapshots.push((SnapshotId(listed.id.0), snapshot)),
+                Ok(snapshot) => read
+                    .lock()
+                    .expect("pushing to a list does not panic")
+                    .push((SnapshotId(listed.id.0), snapshot)),
                 Err(ReadError::Backend(BackendError::NotFound { .. })) => {}
                 Err(error) => self.report(unreadable(FileKind::Snapshot, listed.id, error)),
             }
-        }
+            Ok::<_, CheckError>(())
+        })?;
+        let mut snapshots = read.into_inner().expect("pushing to a list does not panic");
+        snapshots.sort_by_key(|(id, _)| *id);
         Ok(snapshots)
     }
 
@@ -214,7 +260,7 @@ impl Checker<'_> {
         let files = self.inner.store.backend.list(FileKind::Index)?;
         let counter = Counter::new(watch, Stage::Index, files.len());
         let read = Mutex::new((Index::default(), BTreeMap::<PackId, Vec<BlobEntry>>::new()));
-        parallel::each(&files, |listed| {
+        parallel::each(self.inner.store.workers(), &files, |listed| {
             match self.inner.store.read_json::<IndexFile>(FileKind::Index, listed.id) {
                 Ok(file) => {
                     let (index, packs) = &mut *read.lock().expect("filling maps does not panic");
@@ -305,6 +351,7 @@ impl Checker<'_> {
     fn read_packs(&self, packs: &[IndexPack], watch: Watch<'_>) -> Result<u64, CheckError> {
         let counter = Counter::new(watch, Stage::Packs, packs.len());
         let read = parallel::each_with(
+            self.inner.store.workers(),
             packs,
             || 0,
             |bytes, pack| {

@@ -170,7 +170,7 @@ pub(crate) fn for_each_file(
     take: impl FnMut(FileId, IndexFile) + Send,
 ) -> Result<(), ReadError> {
     let take = Mutex::new(take);
-    parallel::each(files, |id| {
+    parallel::each(store.workers(), files, |id| {
         match store.read_json(FileKind::Index, *id) {
             Ok(file) => (take.lock().expect(UNPOISONED))(*id, file),
             Err(ReadError::Backend(BackendError::NotFound { .. })) => {}

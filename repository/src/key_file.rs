@@ -9,7 +9,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::{Backend, BackendError, FileKind, FileName};
 use crate::crypto::{Key, Secrets};
+use crate::id::FileId;
+use crate::keys::KeyInfo;
 use crate::machine;
 
 /// How expensive it is to try a password: scrypt's parameters.
@@ -113,6 +116,25 @@ impl KeyFile {
             salt: BASE64.encode(salt),
             data: BASE64.encode(key.sealed(&json)),
         })
+    }
+
+    /// Writes it under its digest, which is its id.
+    pub(crate) fn write(&self, backend: &dyn Backend) -> Result<FileId, BackendError> {
+        let json = serde_json::to_vec(self).expect("texts and numbers always become JSON");
+        let id = FileId::of(&json);
+        backend.write(&FileName::Of(FileKind::Key, id), &json)?;
+        Ok(id)
+    }
+
+    /// What may be shown of it.
+    pub(crate) fn info(&self, id: FileId, password: &str) -> KeyInfo {
+        KeyInfo {
+            id,
+            opens: self.open(password).is_some(),
+            host: self.hostname.clone(),
+            user: self.username.clone(),
+            created: self.created,
+        }
     }
 
     /// The master key, when `password` is the one.

@@ -5,14 +5,17 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::backend::{Backend, BackendError, FileKind, FileName, Listed};
+use crate::backend::{Backend, BackendError, FileKind, FileName, Listed, Stamp};
 
 /// What separates the final name from the random rest in a temporary name; restic's local backend uses the same,
 /// so that each tool knows the leftovers of the other.
 const TEMPORARY: &str = "-tmp-";
+
+/// What a new file system has, and no repository.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A folder.
 #[derive(Debug, Clone)]
@@ -59,6 +62,32 @@ impl Local {
         Ok(())
     }
 
+    /// Writes and syncs a temporary file, gives it its name by `settle`, and syncs the folder. Without `settle` having
+    /// succeeded nothing remains.
+    fn write_then(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        settle: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
+        let temporary = PathBuf::from(temporary);
+        let written = self.write_temporary(&temporary, bytes).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            make_folder(folder)?;
+            sync_folder(folder.parent().unwrap_or(&self.root))?;
+            self.write_temporary(&temporary, bytes)
+        });
+        written.and_then(|()| settle(&temporary, path)).and_then(|()| sync_folder(folder)).inspect_err(|_| {
+            // Best effort: what stays is swept by the next prune.
+            let _ = fs::remove_file(&temporary);
+        })
+    }
+
     fn write_temporary(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         // Read-only for its owner from the start, as restic leaves its files: they never change.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
@@ -79,9 +108,41 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
+/// Renames a file unless the new name is taken (renameat2(2), `RENAME_NOREPLACE`); on a file system that cannot do that,
+/// such as NFS, after a look.
+fn rename_to_nothing(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if to.try_exists()? => {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(from, to),
+        done => done.map_err(io::Error::from),
+    }
+}
+
 impl Backend for Local {
     fn location(&self) -> String {
         self.root.display().to_string()
+    }
+
+    fn foreign(&self) -> Result<Option<String>, BackendError> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Ok(Some("it is not a folder".to_owned()));
+            }
+            entries => entries.map_err(|error| BackendError::from_io(&self.root, error))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| BackendError::from_io(&self.root, error))?.file_name();
+            let ours = FileName::is_top_level(&name.to_string_lossy()) || name == LOST_AND_FOUND;
+            if !ours {
+                return Ok(Some(format!("it holds {}", name.display())));
+            }
+        }
+        Ok(None)
     }
 
     fn prepare(&self) -> Result<(), BackendError> {
@@ -130,25 +191,17 @@ impl Backend for Local {
 
     fn write(&self, name: &FileName, bytes: &[u8]) -> Result<(), BackendError> {
         let path = self.path(name);
-        let folder = path.parent().unwrap_or(&self.root).to_path_buf();
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
-        let temporary = PathBuf::from(temporary);
-        let written = self.write_temporary(&temporary, bytes).or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
-            }
-            make_folder(&folder)?;
-            sync_folder(folder.parent().unwrap_or(&self.root))?;
-            self.write_temporary(&temporary, bytes)
-        });
-        written.and_then(|()| fs::rename(&temporary, &path)).and_then(|()| sync_folder(&folder)).map_err(
-            |error| {
-                // Best effort: what stays is swept by the next prune.
-                let _ = fs::remove_file(&temporary);
-                BackendError::from_io(path, error)
-            },
-        )
+        self.write_then(&path, bytes, |from, to| fs::rename(from, to))
+            .map_err(|error| BackendError::from_io(path, error))
+    }
+
+    fn create(&self, name: &FileName, bytes: &[u8]) -> Result<bool, BackendError> {
+        let path = self.path(name);
+        match self.write_then(&path, bytes, rename_to_nothing) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(BackendError::from_io(path, error)),
+        }
     }
 
     fn remove(&self, name: &FileName) -> Result<(), BackendError> {
@@ -159,9 +212,11 @@ impl Backend for Local {
             .map_err(|error| BackendError::from_io(&path, error))
     }
 
-    fn exists(&self, name: &FileName) -> Result<bool, BackendError> {
+    fn stamp(&self, name: &FileName) -> Result<Stamp, BackendError> {
         let path = self.path(name);
-        path.try_exists().map_err(|error| BackendError::from_io(path, error))
+        let file = fs::metadata(&path).map_err(|error| BackendError::from_io(path, error))?;
+        let (device, inode, length) = (file.dev(), file.ino(), file.len());
+        Ok(Stamp(format!("{device}.{inode}.{length}.{}.{:09}", file.mtime(), file.mtime_nsec())))
     }
 
     fn sweep(&self) -> Result<u64, BackendError> {

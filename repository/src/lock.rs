@@ -273,7 +273,8 @@ impl Held {
 
 fn remove_lock(store: &Store, file: FileId) {
     match store.backend.remove(&FileName::Of(FileKind::Lock, file)) {
-        Ok(()) | Err(BackendError::NotFound { .. }) => {}
+        // Refused: somebody else's, in a repository that is append-only here. It is stale for others too.
+        Ok(()) | Err(BackendError::NotFound { .. } | BackendError::Refused { .. }) => {}
         Err(error) => tracing::warn!(%error, "a lock could not be removed; it is stale in 30 minutes"),
     }
 }

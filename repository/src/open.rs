@@ -60,6 +60,16 @@ pub enum OpenError {
         /// The folder that is not empty.
         found: &'static str,
     },
+    /// There is something else.
+    #[error(
+        "{path} is neither a repository nor an empty place ({why}); nothing was changed: name another one"
+    )]
+    Foreign {
+        /// Where.
+        path: String,
+        /// What was found.
+        why: String,
+    },
     /// Another version of the format.
     #[error(
         "the repository has format version {found}, we know version 2; `restic migrate upgrade_repo_v2` upgrades"
@@ -96,7 +106,8 @@ pub enum OpenError {
 }
 
 impl Repository {
-    /// Makes a new, empty repository: key first, configuration last, so that an interrupted attempt is no repository.
+    /// Makes a new, empty repository: key first, configuration last, so that an interrupted attempt is no repository. Of
+    /// several attempts at once, one makes it.
     ///
     /// # Errors
     /// [`OpenError::AlreadyInitialised`] when there is one; what is there is never touched.
@@ -108,26 +119,30 @@ impl Repository {
         if backend.exists(&FileName::Config)? {
             return Err(OpenError::AlreadyInitialised { path });
         }
+        if let Some(why) = backend.foreign()? {
+            return Err(OpenError::Foreign { path, why });
+        }
         backend.prepare()?;
         for kind in [FileKind::Pack, FileKind::Index, FileKind::Snapshot] {
             if !backend.list(kind)?.is_empty() {
                 return Err(OpenError::Remains { path, found: kind.folder() });
             }
         }
-        // A key without a configuration and without data is what an interrupted attempt left.
-        for key in backend.list(FileKind::Key)? {
-            backend.remove(&FileName::Of(FileKind::Key, key.id))?;
-        }
+        let stray = backend.list(FileKind::Key)?;
         let secrets = Secrets::random();
         let key_file = KeyFile::seal(&secrets, password, options.key_derivation)
             .ok_or(OpenError::KeyDerivation { asked: options.key_derivation })?;
-        let key_json = serde_json::to_vec(&key_file).expect("texts and numbers always become JSON");
-        backend.write(&FileName::Of(FileKind::Key, FileId::of(&key_json)), &key_json)?;
+        let ours = key_file.write(&*backend)?;
         let config = Config::random(options.chunk_size);
         let config_json = serde_json::to_vec(&config).expect("texts and numbers always become JSON");
-        let store = Store { backend, key: Key::new(&secrets) };
-        store.backend.write(&FileName::Config, &store.key.sealed(&config_json))?;
-        Ok(Self::new(store, config))
+        let key = Key::new(&secrets);
+        if !backend.create(&FileName::Config, &key.sealed(&config_json))? {
+            remove_key(&*backend, ours);
+            return Err(OpenError::AlreadyInitialised { path });
+        }
+        // Without a configuration before ours, these are what interrupted attempts left: they open nothing.
+        stray.iter().for_each(|key| remove_key(&*backend, key.id));
+        Ok(Self::new(Store { backend, key }, config))
     }
 
     /// Opens a repository that we or restic made. Reads keys and configuration only; the index follows when needed.
@@ -161,6 +176,15 @@ impl Repository {
         } else {
             OpenError::WrongPassword { path }
         })
+    }
+}
+
+/// Removes a key that opens nothing here: it does no harm where it is.
+fn remove_key(backend: &dyn Backend, key: FileId) {
+    match backend.remove(&FileName::Of(FileKind::Key, key)) {
+        // Refused: the repository is append-only here.
+        Ok(()) | Err(BackendError::NotFound { .. } | BackendError::Refused { .. }) => {}
+        Err(error) => tracing::warn!(%error, "a key file of no use stays"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The same work on many items, on all cores.
+//! The same work on many items, on several threads: as many as there are cores, or more where the storage is far away.
 //!
 //! Knows nothing of the work.
 
@@ -6,16 +6,23 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+/// How many threads do work that waits for up to `transfers` answers of the storage at once.
+pub(crate) fn workers(transfers: usize) -> usize {
+    thread::available_parallelism().map_or(1, usize::from).max(transfers)
+}
+
 /// Does `work` for every item, in no particular order, and returns the first failure; after one no new item is begun.
 pub(crate) fn each<T: Sync, E: Send>(
+    workers: usize,
     items: &[T],
     work: impl Fn(&T) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    each_with(items, || (), |(), item| work(item)).map(drop)
+    each_with(workers, items, || (), |(), item| work(item)).map(drop)
 }
 
 /// As [`each`], with something that each thread makes for itself and hands back at the end.
 pub(crate) fn each_with<T: Sync, S: Send, E: Send>(
+    workers: usize,
     items: &[T],
     make: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &T) -> Result<(), E> + Sync,
@@ -37,9 +44,8 @@ pub(crate) fn each_with<T: Sync, S: Send, E: Send>(
             }
         }
     };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
     thread::scope(|scope| {
-        for _ in 1..workers {
+        for _ in 1..workers.min(items.len()) {
             scope.spawn(run);
         }
         run();
@@ -56,6 +62,7 @@ mod tests {
     fn every_item_once_and_the_first_failure() {
         let items = (0..1000_u64).collect::<Vec<_>>();
         let sums = each_with(
+            4,
             &items,
             || 0,
             |sum, item| {
@@ -64,7 +71,7 @@ mod tests {
             },
         );
         assert_eq!(sums.map(|sums| sums.into_iter().sum::<u64>()), Ok(499_500));
-        assert_eq!(each(&items, |item| if *item == 7 { Err(*item) } else { Ok(()) }), Err(7));
-        assert_eq!(each(&[] as &[u8], |_| Err("nothing to do")), Ok(()));
+        assert_eq!(each(4, &items, |item| if *item == 7 { Err(*item) } else { Ok(()) }), Err(7));
+        assert_eq!(each(4, &[] as &[u8], |_| Err("nothing to do")), Ok(()));
     }
 }

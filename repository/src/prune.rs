@@ -115,6 +115,9 @@ impl Repository {
     /// [`PruneError::Missing`] when the repository is damaged. Whatever the error, every snapshot is as readable as
     /// before.
     pub fn prune(&self, options: &PruneOptions, watch: Watch<'_>) -> Result<PruneReport, PruneError> {
+        if !options.dry_run {
+            self.inner.store.backend.may_remove()?;
+        }
         let lock = self.lock(if options.dry_run { LockKind::Shared } else { LockKind::Exclusive })?;
         let (survey, old_index) = self.survey(watch)?;
         let plan = Plan::make(survey, options.max_unused_percent)?;
@@ -146,6 +149,7 @@ impl Repository {
         let roots = self.snapshots()?.into_iter().map(|(_, snapshot)| snapshot.tree).collect::<Vec<_>>();
         let missing = Mutex::new(None);
         survey.used = walk(
+            self.inner.store.workers(),
             roots,
             |digest| match self.inner.load_tree(digest) {
                 Ok(tree) => Ok(Some(tree)),
@@ -176,7 +180,7 @@ impl Repository {
             Ok(buffer)
         };
         let open = || [PackBuilder::new(Vec::new()), PackBuilder::new(Vec::new())];
-        let rest = parallel::each_with(repack, open, |[data, trees], pack| {
+        let rest = parallel::each_with(store.workers(), repack, open, |[data, trees], pack| {
             let (mut sealed, mut opened, mut plain) = (Vec::new(), Vec::new(), Vec::new());
             for blob in &pack.used {
                 sealed.resize(blob.length as usize, 0);
@@ -215,13 +219,13 @@ impl Repository {
             store.write_json(FileKind::Index, &IndexFile { packs })?;
         }
         lock.verify()?;
-        parallel::each(old, |id| remove(self, &FileName::Of(FileKind::Index, *id)))
+        parallel::each(store.workers(), old, |id| remove(self, &FileName::Of(FileKind::Index, *id)))
     }
 
     fn remove_packs(&self, packs: &[FileId], lock: &Lock, watch: Watch<'_>) -> Result<(), PruneError> {
         lock.verify()?;
         let counter = Counter::new(watch, Stage::Remove, packs.len());
-        parallel::each(packs, |id| {
+        parallel::each(self.inner.store.workers(), packs, |id| {
             remove(self, &FileName::Of(FileKind::Pack, *id))?;
             counter.one_more().map_err(PruneError::from)
         })

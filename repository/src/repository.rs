@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::id::{Digest, FileId, IdMap, SnapshotId};
 use crate::index::SharedIndex;
 use crate::lock::{Lock, LockError, LockKind};
+use crate::parallel;
 use crate::snapshot::Snapshot;
 use crate::store::{Damage, ReadError, Store};
 use crate::tree::{Content, Node, Tree};
@@ -149,15 +150,19 @@ impl Repository {
     /// # Errors
     /// When one of them cannot be read.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Arc<Snapshot>)>, ReadError> {
-        let mut all = Vec::new();
-        for id in self.snapshot_ids()? {
-            match self.load_snapshot(id) {
-                Ok(snapshot) => all.push((id, snapshot)),
+        let loaded = Mutex::new(Vec::new());
+        parallel::each(self.inner.store.workers(), &self.snapshot_ids()?, |id| {
+            match self.load_snapshot(*id) {
+                Ok(snapshot) => {
+                    loaded.lock().expect("pushing to a list does not panic").push((*id, snapshot));
+                    Ok(())
+                }
                 // Forgotten since the listing.
-                Err(ReadError::NoSnapshot { .. }) => {}
-                Err(error) => return Err(error),
+                Err(ReadError::NoSnapshot { .. }) => Ok(()),
+                Err(error) => Err(error),
             }
-        }
+        })?;
+        let mut all = loaded.into_inner().expect("pushing to a list does not panic");
         all.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
         Ok(all)
     }
@@ -203,6 +208,7 @@ impl Repository {
     /// # Errors
     /// [`ForgetError::NoSnapshot`] when it is gone already, which a repetition takes for success.
     pub fn forget(&self, id: SnapshotId) -> Result<(), ForgetError> {
+        self.inner.store.backend.may_remove().map_err(ForgetError::Backend)?;
         let _lock = self.lock(LockKind::Shared)?;
         let removed = self.inner.store.backend.remove(&FileName::Of(FileKind::Snapshot, id.into()));
         self.inner.snapshots().remove(&id);

@@ -5,7 +5,7 @@
 //!
 //! Memory: one open pack (17 MiB with chunks of 1 MiB) for each thread that saves at the same time and each kind of
 //! blob, two packs in the queue, one at each writer, two spare buffers. With two saving threads and two writers that
-//! is at most 10 x 17 MiB, of which only touched pages count. Besides that about 40 bytes for each blob that is in no
+//! is at most 10 x 17 MiB, of which only touched pages count; over a network four writers hold two packs each. Besides that about 40 bytes for each blob that is in no
 //! index file yet. Knows nothing of what the chunks mean.
 
 mod lanes;
@@ -31,8 +31,14 @@ pub(crate) use writers::split;
 pub struct SessionOptions {
     /// zstd's level: 1 by default; 3, restic's default, makes packs a twelfth smaller and costs a third more.
     pub compression_level: i32,
-    /// Threads that write packs; more hide the latency of slow storage.
+    /// Threads that write packs, at least; more where the storage says that they are worth it, up to
+    /// [`SessionOptions::WRITERS_MAX`].
     pub writers: usize,
+}
+
+impl SessionOptions {
+    /// The most writers: each holds a pack in memory.
+    pub const WRITERS_MAX: usize = 4;
 }
 
 impl Default for SessionOptions {
@@ -134,7 +140,8 @@ impl Session {
     ) -> Result<Self, WriteError> {
         let shared = Arc::new(Shared::new(repository, lock, options.compression_level)?);
         let mut session = Self { shared, writers: Vec::new() };
-        for number in 0..options.writers.max(1) {
+        let wanted = session.shared.repository.inner.store.backend.transfers();
+        for number in 0..wanted.min(SessionOptions::WRITERS_MAX).max(options.writers).max(1) {
             let shared = Arc::clone(&session.shared);
             let writer = thread::Builder::new()
                 .name(format!("pack-writer-{number}"))

@@ -12,6 +12,7 @@ use crate::backend::{Backend, BackendError, FileKind, FileName};
 use crate::blob::{BlobEntry, BlobKind};
 use crate::crypto::Key;
 use crate::id::{Digest, FileId, PackId, SnapshotId};
+use crate::parallel;
 
 /// First byte of a compressed file in format version 2; without it the JSON stands plain.
 const COMPRESSED: u8 = 2;
@@ -103,6 +104,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// How many threads may usefully read and write at once.
+    pub(crate) fn workers(&self) -> usize {
+        parallel::workers(self.backend.transfers())
+    }
+
     /// Writes `value` as compressed, sealed JSON; durable on return.
     pub(crate) fn write_json<T: Serialize>(&self, kind: FileKind, value: &T) -> Result<FileId, BackendError> {
         let json =

@@ -16,8 +16,9 @@ pub(crate) struct Used {
     pub(crate) data: IdSet<Digest>,
 }
 
-/// Visits every tree below `roots` once, on all cores. `load` may answer `None` for a tree that it has dealt with.
+/// Visits every tree below `roots` once, on so many threads. `load` may answer `None` for a tree that it has dealt with.
 pub(crate) fn walk<E: Send + From<Cancelled>>(
+    workers: usize,
     roots: impl IntoIterator<Item = Digest>,
     load: impl Fn(&Digest) -> Result<Option<Tree>, E> + Sync,
     watch: Watch<'_>,
@@ -28,7 +29,7 @@ pub(crate) fn walk<E: Send + From<Cancelled>>(
     let found = Mutex::new((IdSet::default(), Vec::new()));
     while !level.is_empty() {
         counter.expect_more(level.len());
-        parallel::each(&level, |digest| {
+        parallel::each(workers, &level, |digest| {
             if let Some(tree) = load(digest)? {
                 let (data, below) = &mut *found.lock().expect("collecting digests does not panic");
                 for node in tree.nodes {

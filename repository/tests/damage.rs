@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use repository::{
     Backend, BackendError, BlobKind, FileKind, FileName, Listed, Local, Problem, PruneError, PruneOptions,
-    ReadError, Repository, SessionOptions, WriteError, unwatched,
+    ReadData, ReadError, Repository, SessionOptions, Stamp, WriteError, unwatched,
 };
 use support::*;
 
@@ -37,8 +37,11 @@ fn a_flipped_bit_is_found_and_its_pack_named() {
     let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
     change(&pack, |bytes| bytes[100] ^= 4);
     let repository = place.reopened();
-    assert!(repository.check(false, &unwatched).unwrap().is_healthy(), "the size is right, nothing was read");
-    let report = repository.check(true, &unwatched).unwrap();
+    assert!(
+        repository.check(ReadData::None, &unwatched).unwrap().is_healthy(),
+        "the size is right, nothing was read"
+    );
+    let report = repository.check(ReadData::All, &unwatched).unwrap();
     assert!(
         report
             .problems
@@ -67,13 +70,13 @@ fn a_cut_pack_a_lost_pack_and_a_lost_index_are_named() {
     let hit = backup(&place.repository, "vda", &bytes(1, 3 << 20), "hit");
     let pack = largest_pack(&place);
     change(&pack, |bytes| bytes.truncate(bytes.len() / 2));
-    let report = place.repository.check(false, &unwatched).unwrap();
+    let report = place.repository.check(ReadData::None, &unwatched).unwrap();
     assert!(matches!(&report.problems[..], [Problem::PackSize { .. }]), "{:?}", report.problems);
-    assert_eq!(place.repository.check(true, &unwatched).unwrap().affected, [hit]);
+    assert_eq!(place.repository.check(ReadData::All, &unwatched).unwrap().affected, [hit]);
     let refused = place.repository.prune(&PruneOptions::default(), &unwatched);
     assert!(matches!(refused, Err(PruneError::DamagedPack { .. })), "{refused:?}");
     std::fs::remove_file(&pack).unwrap();
-    let report = place.repository.check(false, &unwatched).unwrap();
+    let report = place.repository.check(ReadData::None, &unwatched).unwrap();
     assert!(matches!(&report.problems[..], [Problem::PackGone { .. }]), "{:?}", report.problems);
     assert_eq!(report.affected, [hit]);
     let refused = place.repository.prune(&PruneOptions::default(), &unwatched);
@@ -81,7 +84,7 @@ fn a_cut_pack_a_lost_pack_and_a_lost_index_are_named() {
     for index in files(&place.path().join("index")) {
         std::fs::remove_file(index).unwrap();
     }
-    let report = place.reopened().check(false, &unwatched).unwrap();
+    let report = place.reopened().check(ReadData::None, &unwatched).unwrap();
     assert!(
         matches!(&report.problems[..], [Problem::BlobMissing { kind: BlobKind::Tree, .. }]),
         "{:?}",
@@ -96,7 +99,7 @@ fn damaged_index_files_and_snapshots_are_named_and_stop_a_prune() {
     let hit = backup(&place.repository, "vda", &bytes(1, 3 << 20), "hit");
     let snapshot = files(&place.path().join("snapshots")).remove(0);
     change(&snapshot, |bytes| bytes[30] ^= 1);
-    let report = place.repository.check(false, &unwatched).unwrap();
+    let report = place.repository.check(ReadData::None, &unwatched).unwrap();
     assert!(matches!(
         &report.problems[..],
         [Problem::Unreadable { file: FileName::Of(FileKind::Snapshot, _), .. }]
@@ -153,8 +156,15 @@ impl Backend for Failing {
         self.spend(name)?;
         self.inner.remove(name)
     }
-    fn exists(&self, name: &FileName) -> Result<bool, BackendError> {
-        self.inner.exists(name)
+    fn create(&self, name: &FileName, bytes: &[u8]) -> Result<bool, BackendError> {
+        self.spend(name)?;
+        self.inner.create(name, bytes)
+    }
+    fn stamp(&self, name: &FileName) -> Result<Stamp, BackendError> {
+        self.inner.stamp(name)
+    }
+    fn foreign(&self) -> Result<Option<String>, BackendError> {
+        self.inner.foreign()
     }
     fn sweep(&self) -> Result<u64, BackendError> {
         self.inner.sweep()
@@ -177,7 +187,7 @@ fn a_writer_that_panics_fails_the_session_and_hangs_nobody() {
     assert!(matches!(done, Err(WriteError::Abandoned)), "{done:?}");
     assert!(matches!(session.commit(), Err(WriteError::Abandoned)));
     drop(session);
-    assert!(place.reopened().check(false, &unwatched).unwrap().is_healthy());
+    assert!(place.reopened().check(ReadData::None, &unwatched).unwrap().is_healthy());
 }
 
 #[test]
@@ -196,7 +206,13 @@ fn a_backup_may_die_at_every_step_and_be_repeated() {
         }
         drop(session);
         let reopened = place.reopened();
-        assert!(reopened.check(steps % 3 == 0, &unwatched).unwrap().is_healthy(), "after {steps} steps");
+        assert!(
+            reopened
+                .check(if steps % 3 == 0 { ReadData::All } else { ReadData::None }, &unwatched)
+                .unwrap()
+                .is_healthy(),
+            "after {steps} steps"
+        );
         assert!(read_file(&reopened, first, "disks/vda") == old);
         match done {
             Ok(second) => {
@@ -228,7 +244,7 @@ fn a_prune_may_die_at_every_step_and_be_repeated() {
     while let Err(error) = failing(&place, steps).prune(&strict, &unwatched) {
         assert!(matches!(error, PruneError::Backend(BackendError::Full { .. })), "{error}");
         let reopened = place.reopened();
-        assert!(reopened.check(true, &unwatched).unwrap().is_healthy(), "after {steps} steps");
+        assert!(reopened.check(ReadData::All, &unwatched).unwrap().is_healthy(), "after {steps} steps");
         assert!(read_file(&reopened, second, "disks/vda") == kept, "after {steps} steps");
         steps += 1;
         assert!(steps < 100, "it never ends");
@@ -250,7 +266,7 @@ fn a_prune_clears_what_the_dead_left() {
     std::fs::write(place.path().join("data/foreign.txt"), "not ours").unwrap();
     let stray = place.path().join("data/aa").join("aa".repeat(32));
     std::fs::write(&stray, "never listed").unwrap();
-    assert_eq!(place.repository.check(false, &unwatched).unwrap().unlisted_packs, 1);
+    assert_eq!(place.repository.check(ReadData::None, &unwatched).unwrap().unlisted_packs, 1);
     let report = place.repository.prune(&PruneOptions::default(), &unwatched).unwrap();
     assert_eq!((report.packs_unlisted, report.leftovers, report.packs_removed), (1, 2, 0));
     assert!(!Path::new(&leftover).exists() && !stray.exists());

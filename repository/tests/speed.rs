@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use repository::{BlobKind, Digest, Local, Repository, SessionOptions, unwatched};
+use repository::{BlobKind, Digest, Local, ReadData, Repository, SessionOptions, unwatched};
 use support::*;
 
 const CHUNK: usize = 1 << 20;
@@ -113,7 +113,7 @@ fn save_and_load_real_files() {
             });
             let loaded = rate(total, start);
             let start = Instant::now();
-            let read = repository.check(true, &unwatched).unwrap().read_bytes;
+            let read = repository.check(ReadData::All, &unwatched).unwrap().read_bytes;
             let (stored, checked) = (stored.into_inner(), rate(total, start));
             println!(
                 "{}: level {level}: save {saved:.0} MB/s ({busy:.0} MB for a processor second), stored {} %, known (1 thread) {known:.0} MB/s, load \

@@ -155,7 +155,7 @@ pub fn require_qemu() -> bool {
     ]) && (guest_image("kernel").exists() || skip("the test guest is missing; scripts/guest builds it"))
 }
 
-fn skip(why: &str) -> bool {
+pub(crate) fn skip(why: &str) -> bool {
     assert!(env::var("CI").as_deref() != Ok("true"), "{why} (and CI=true skips nothing)");
     eprintln!("SKIPPED: {why}");
     false

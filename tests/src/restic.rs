@@ -11,23 +11,35 @@ use serde_json::Value;
 use crate::lab::{Lab, PATIENCE, tool};
 use crate::process::{Answer, answer, run};
 
-/// A repository folder and its password.
+/// A repository and its password.
 #[derive(Debug, Clone)]
 pub struct Restic {
+    /// As restic's `--repo` takes it: a folder, or `s3:` and a URL.
     repository: PathBuf,
     password: PathBuf,
     cache: PathBuf,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Restic {
     /// Names a repository folder of the lab and writes its password file; creates no repository.
     pub fn new(lab: &Lab, name: &str) -> Restic {
-        let password = lab.path(format!("{name}.password"));
-        fs::write(&password, "correct horse battery staple\n").expect("the lab's folder takes a file");
-        Restic { repository: lab.path(name), password, cache: lab.folder("restic-cache") }
+        Restic::at(lab, name, lab.path(name), Vec::new())
     }
 
-    /// The repository's folder.
+    /// The same for a repository elsewhere, with what restic needs in its environment for that.
+    pub fn at(
+        lab: &Lab,
+        name: &str,
+        repository: PathBuf,
+        environment: Vec<(&'static str, &'static str)>,
+    ) -> Restic {
+        let password = lab.path(format!("{name}.password"));
+        fs::write(&password, "correct horse battery staple\n").expect("the lab's folder takes a file");
+        Restic { repository, password, cache: lab.folder("restic-cache"), environment }
+    }
+
+    /// The repository's folder, or `s3:` and its URL.
     pub fn repository(&self) -> &Path {
         &self.repository
     }
@@ -42,6 +54,7 @@ impl Restic {
         let mut command = tool("restic");
         command.arg("--repo").arg(&self.repository).arg("--password-file").arg(&self.password);
         command.arg("--cache-dir").arg(&self.cache).args(arguments);
+        command.envs(self.environment.iter().copied());
         command
     }
 

@@ -15,7 +15,7 @@
 //!
 //! The job's filter copies what the guest is about to overwrite first, and the guest's write waits for that and fails if
 //! it fails; no option of `blockdev-backup` changes that up to QEMU 10.0. So all the room that a copy can take is reserved
-//! in its file system before the job starts. Against storage that hangs there is no help: see decision 12.
+//! in its file system before the job starts. Against storage that hangs there is no help: see decision 13.
 
 use std::time::Duration;
 

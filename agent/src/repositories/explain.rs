@@ -2,7 +2,9 @@
 
 use journal::effect::RepositoryAddress;
 use journal::{Failure, FailureClass};
-use repository::{BackendError, ForgetError, LockError, OpenError, PruneError, ReadError, WriteError};
+use repository::{
+    BackendError, ForgetError, KeyError, LockError, OpenError, PruneError, ReadError, StatsError, WriteError,
+};
 
 /// Turns an error of the repository at an address into a failure that names it.
 pub(crate) trait Explain: std::error::Error {
@@ -18,7 +20,8 @@ pub(crate) trait Explain: std::error::Error {
 impl Explain for BackendError {
     fn class(&self) -> FailureClass {
         match self {
-            Self::NotFound { .. } => FailureClass::Repository,
+            Self::NotFound { .. } | Self::Refused { .. } => FailureClass::Repository,
+            Self::Unreachable { .. } => FailureClass::Unreachable,
             Self::Full { .. } => FailureClass::Full,
             Self::Io { .. } => FailureClass::Host,
         }
@@ -31,6 +34,7 @@ impl Explain for OpenError {
             Self::WrongPassword { .. }
             | Self::NotARepository { .. }
             | Self::AlreadyInitialised { .. }
+            | Self::Foreign { .. }
             | Self::Remains { .. }
             | Self::UnsupportedVersion { .. } => FailureClass::Repository,
             Self::DamagedConfig { .. } => FailureClass::Damaged,
@@ -83,6 +87,30 @@ impl Explain for ForgetError {
             Self::NoSnapshot { .. } => FailureClass::Repository,
             Self::Lock(error) => error.class(),
             Self::Backend(error) => error.class(),
+        }
+    }
+}
+
+impl Explain for KeyError {
+    fn class(&self) -> FailureClass {
+        match self {
+            Self::WrongPassword { .. } => FailureClass::Repository,
+            Self::NoSuchKey { .. } | Self::Needed { .. } | Self::KeyDerivation { .. } => {
+                FailureClass::Invalid
+            }
+            Self::Lock(error) => error.class(),
+            Self::Backend(error) => error.class(),
+        }
+    }
+}
+
+impl Explain for StatsError {
+    fn class(&self) -> FailureClass {
+        match self {
+            Self::Lock(error) => error.class(),
+            Self::Backend(error) => error.class(),
+            Self::Read(error) => error.class(),
+            Self::Cancelled(_) => FailureClass::Cancelled,
         }
     }
 }

@@ -1,29 +1,33 @@
 //! The repositories that are open: each password is proven once, and the work on storage stays off the control path.
 //!
 //! Trying a password costs about half a second by design (scrypt), so an open repository is kept until its password
-//! file or its configuration is another one. Storage may hang (NFS): everything runs on a blocking thread under a time
+//! file or its configuration is another one. Storage may hang (NFS, a network): everything runs on a blocking thread under a time
 //! limit, and a thread that hangs is left behind. Knows nothing of what is stored.
 
 mod explain;
+mod keys;
+mod measure;
 mod patience;
 mod perform;
 
 pub(crate) use explain::Explain;
+pub use keys::keys;
+pub use measure::measure;
 pub(crate) use patience::{Watch, blocking, watched};
 pub use perform::{check, forget, open_repository, prune};
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use journal::effect::RepositoryAddress;
 use journal::observation::RepositorySeen;
 use journal::{Failure, FailureClass};
-use repository::{Digest, Local, OpenError, Repository};
+use repository::{
+    AppendOnly, Backend, BackendError, Digest, FileName, OpenError, Rate, Repository, Stamp, backend_at,
+};
 
 /// How long the storage may take to open a repository, or to list it.
 pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(60);
@@ -44,40 +48,11 @@ type Slot = Arc<tokio::sync::Mutex<Option<Open>>>;
 #[derive(Debug)]
 struct Open {
     password: Digest,
+    /// `config` is written once, so a new stamp is a new repository: going on with the old one's key and index would
+    /// ruin it.
     config: Stamp,
+    backend: Arc<dyn Backend>,
     repository: Repository,
-}
-
-/// Tells one file from every other that was ever at its path. `config` is written once, so a new stamp is a new
-/// repository: going on with the old one's key and index would ruin it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn of(config: &Metadata) -> Self {
-        Self {
-            device: config.dev(),
-            inode: config.ino(),
-            length: config.len(),
-            modified: (config.mtime(), config.mtime_nsec()),
-        }
-    }
-
-    fn read(address: &RepositoryAddress) -> Result<Self, OpenError> {
-        let path = Path::new(&address.path).join("config");
-        match std::fs::metadata(&path) {
-            Ok(config) => Ok(Self::of(&config)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(OpenError::NotARepository { path: address.path.clone() })
-            }
-            Err(error) => Err(repository::BackendError::from_io(path, error).into()),
-        }
-    }
 }
 
 impl Repositories {
@@ -88,8 +63,8 @@ impl Repositories {
     /// [`FailureClass::Unreachable`] when the storage does not answer.
     pub async fn open(&self, address: &RepositoryAddress) -> Result<Repository, Failure> {
         self.enter(address, |address, password, known| match known {
-            Some(known) if known.is_still(address, password) => Ok(known),
-            _ => Open::now(address, password),
+            Some(known) if known.is_still(password) => Ok(known),
+            _ => Open::now(backend(address)?, password),
         })
         .await
     }
@@ -112,14 +87,14 @@ impl Repositories {
     async fn enter(
         &self,
         address: &RepositoryAddress,
-        open: impl FnOnce(&RepositoryAddress, &str, Option<Open>) -> Result<Open, Failure> + Send + 'static,
+        open: impl FnOnce(&RepositoryAddress, &str, Option<Open>) -> Result<Open, OpenError> + Send + 'static,
     ) -> Result<Repository, Failure> {
         let slot = self.slot(address);
         let mut slot = slot.lock().await;
         let (known, at) = (slot.take(), address.clone());
         let opened = blocking(OPEN_LIMIT, &format!("opening the repository {}", address.path), move || {
             let password = read_password(&at)?;
-            open(&at, &password, known)
+            open(&at, &password, known).map_err(|error| error.explain(&at))
         })
         .await?;
         let repository = opened.repository.clone();
@@ -134,23 +109,41 @@ impl Repositories {
 }
 
 impl Open {
-    fn now(address: &RepositoryAddress, password: &str) -> Result<Self, Failure> {
-        let opened = Stamp::read(address).and_then(|config| {
-            let repository = Repository::open(Arc::new(Local::new(&address.path)), password)?;
-            Ok(Self { password: Digest::of(password.as_bytes()), config, repository })
-        });
-        opened.map_err(|error| error.explain(address))
+    fn now(backend: Arc<dyn Backend>, password: &str) -> Result<Self, OpenError> {
+        let config = match backend.stamp(&FileName::Config) {
+            Err(BackendError::NotFound { .. }) => {
+                return Err(OpenError::NotARepository { path: backend.location() });
+            }
+            stamp => stamp?,
+        };
+        let repository = Repository::open(Arc::clone(&backend), password)?;
+        Ok(Self { password: Digest::of(password.as_bytes()), config, backend, repository })
     }
 
-    fn is_still(&self, address: &RepositoryAddress, password: &str) -> bool {
+    fn is_still(&self, password: &str) -> bool {
         self.password == Digest::of(password.as_bytes())
-            && Stamp::read(address).is_ok_and(|config| config == self.config)
+            && self.backend.stamp(&FileName::Config).is_ok_and(|config| config == self.config)
     }
 }
 
-/// The first line of the password file.
+/// The storage of a repository.
+fn backend(address: &RepositoryAddress) -> Result<Arc<dyn Backend>, BackendError> {
+    let rate = |rate: &journal::effect::Rate| Rate {
+        from: rate.from_minute.into(),
+        to: rate.to_minute.into(),
+        bytes_per_second: rate.bytes_per_second,
+    };
+    let backend = backend_at(&address.path, &address.rates.iter().map(rate).collect::<Vec<_>>())?;
+    Ok(if address.append_only { Arc::new(AppendOnly::new(backend)) } else { backend })
+}
+
+/// The first line of the repository's password file.
 fn read_password(address: &RepositoryAddress) -> Result<String, Failure> {
-    let path = &address.password_file;
+    read_password_at(address, &address.password_file)
+}
+
+/// The first line of a password file, for this repository.
+fn read_password_at(address: &RepositoryAddress, path: &str) -> Result<String, Failure> {
     let refused = |why: String| {
         let what = format!(
             "no password for the repository {} ({why}): put it into the first line of {path}, readable by the agent",

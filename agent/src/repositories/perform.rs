@@ -1,25 +1,20 @@
 //! The effects on a repository as a whole: open or create, forget, check, prune.
 
-use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use journal::effect::{Check, Forget, OpenRepository, Prune, RepositoryAddress};
+use journal::effect::{Check, Forget, OpenRepository, Prune};
 use journal::{Done, Failure, FailureClass, IntentId, PointId};
 use repository::{
-    BackendError, CheckError, ForgetError, InitOptions, Local, OpenError, PruneError, PruneOptions,
-    Repository, Snapshot, SnapshotId,
+    CheckError, ForgetError, InitOptions, OpenError, PruneError, PruneOptions, ReadData, Repository,
+    Snapshot, SnapshotId,
 };
 
-use super::{Explain, Open, blocking, watched};
+use super::{Explain, Open, backend, blocking, watched};
 use crate::task::{Answer, Task};
 
 /// How long one snapshot may take to be removed.
 const FORGET_LIMIT: Duration = Duration::from_secs(120);
-
-/// What may lie in a folder that becomes a repository: what an interrupted attempt left, and what a new filesystem has.
-const AS_GOOD_AS_EMPTY: [&str; 6] = ["data", "index", "keys", "locks", "snapshots", "lost+found"];
 
 /// Performs [`journal::Effect::OpenRepository`]: creates one where there is nothing, opens one where there is one. The
 /// password is proven anew.
@@ -27,61 +22,21 @@ pub async fn open_repository(_intent: IntentId, effect: &OpenRepository, task: &
     let options = InitOptions { chunk_size: effect.chunk_bytes, ..InitOptions::default() };
     let (tell, told) = std::sync::mpsc::channel();
     let opening = task.repositories.enter(&effect.repository, move |address, password, _| {
-        let created = create_where_nothing_is(address, password, &options)?;
+        let backend = backend(address)?;
+        let created = match Repository::init(Arc::clone(&backend), password, &options) {
+            Ok(_) => true,
+            Err(OpenError::AlreadyInitialised { .. }) => false,
+            Err(error) => return Err(error),
+        };
         // Nobody is told any more if the limit has passed.
         let _ = tell.send(created);
-        Open::now(address, password)
+        Open::now(backend, password)
     });
     let opened = opening.await.map(|repository| {
         let created = told.recv().unwrap_or(false);
         Done::Opened { id: repository.id().to_string(), created, chunk_bytes: repository.chunk_size() }
     });
     opened.into()
-}
-
-/// Whether a repository was created just now.
-fn create_where_nothing_is(
-    address: &RepositoryAddress,
-    password: &str,
-    options: &InitOptions,
-) -> Result<bool, Failure> {
-    let root = Path::new(&address.path);
-    let failed = |error| BackendError::from_io(root, error).explain(address);
-    match std::fs::read_dir(root) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) if error.kind() == ErrorKind::NotADirectory => {
-            return Err(foreign(address, "it is not a folder"));
-        }
-        Err(error) => return Err(failed(error)),
-        Ok(entries) => {
-            for entry in entries {
-                let name = entry.map_err(failed)?.file_name();
-                if name == "config" {
-                    return Ok(false);
-                }
-                if !AS_GOOD_AS_EMPTY.iter().any(|known| name == *known) {
-                    // It may still be a repository with other things in it: the listing goes on.
-                    if !root.join("config").exists() {
-                        return Err(foreign(address, &format!("it holds {}", name.display())));
-                    }
-                    return Ok(false);
-                }
-            }
-        }
-    }
-    match Repository::init(Arc::new(Local::new(root)), password, options) {
-        Ok(_) => Ok(true),
-        Err(OpenError::AlreadyInitialised { .. }) => Ok(false),
-        Err(error) => Err(error.explain(address)),
-    }
-}
-
-fn foreign(address: &RepositoryAddress, why: &str) -> Failure {
-    let what = format!(
-        "{} is neither a repository nor an empty folder ({why}); nothing was changed: name another folder",
-        address.path
-    );
-    Failure::new(FailureClass::Repository, what)
 }
 
 /// Performs [`journal::Effect::Forget`]. A snapshot that is gone already is forgotten.
@@ -123,12 +78,17 @@ fn is_point(snapshot: &Snapshot, point: PointId) -> bool {
 }
 
 /// Performs [`journal::Effect::Check`]. What it finds is no failure.
-pub async fn check(_intent: IntentId, effect: &Check, task: &Task) -> Answer {
-    let (at, read_data) = (effect.repository.clone(), effect.read_data);
+pub async fn check(intent: IntentId, effect: &Check, task: &Task) -> Answer {
+    let at = effect.repository.clone();
+    let read = match effect.read_percent {
+        0 => ReadData::None,
+        100.. => ReadData::All,
+        percent => ReadData::Share { percent, seed: intent.0 },
+    };
     let checked: Result<Done, Failure> = async {
         let repository = task.repositories.open(&effect.repository).await?;
         watched(task, "checking the repository", move |watch| {
-            let report = repository.check(read_data, &|progress| watch.report(progress.done, progress.total));
+            let report = repository.check(read, &|progress| watch.report(progress.done, progress.total));
             match report {
                 Ok(report) => {
                     let problems = report.problems.iter().map(ToString::to_string).collect();
@@ -167,7 +127,7 @@ pub async fn prune(_intent: IntentId, effect: &Prune, task: &Task) -> Answer {
     pruned.into()
 }
 
-fn stopped(what: &str) -> Failure {
+pub(super) fn stopped(what: &str) -> Failure {
     Failure::new(
         FailureClass::Cancelled,
         format!("{what} was cancelled; the repository is as good as before"),

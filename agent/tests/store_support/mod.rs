@@ -79,6 +79,8 @@ impl World {
             name: "vault".parse().unwrap(),
             path: at("vault").to_str().unwrap().to_owned(),
             password_file: at("password").to_str().unwrap().to_owned(),
+            append_only: false,
+            rates: Vec::new(),
         };
         Self { folder, repository, to_agent, from_agent, intents: 100, audit_chunks: 0 }
     }

@@ -130,6 +130,9 @@ impl Work {
             Work::PruneRepository { .. } => "repo-prune",
             Work::Forget { .. } => "point-forget",
             Work::Export(_) => "export",
+            Work::MeasureRepository { .. } => "repo-stats",
+            Work::LimitRepository { .. } => "repo-limit",
+            Work::Keys { .. } => "repo-key",
         }
     }
 
@@ -147,7 +150,10 @@ impl Work {
             | Work::AddRepository { .. }
             | Work::CheckRepository { .. }
             | Work::PruneRepository { .. }
-            | Work::Forget { .. } => None,
+            | Work::Forget { .. }
+            | Work::MeasureRepository { .. }
+            | Work::LimitRepository { .. }
+            | Work::Keys { .. } => None,
         }
     }
 
@@ -157,9 +163,11 @@ impl Work {
         match self {
             Work::Backup(backup) => Some(&backup.repository),
             Work::AddRepository { repository, .. } => Some(&repository.name),
-            Work::CheckRepository { repository, .. } | Work::PruneRepository { repository } => {
-                Some(repository)
-            }
+            Work::CheckRepository { repository, .. }
+            | Work::PruneRepository { repository }
+            | Work::MeasureRepository { repository }
+            | Work::LimitRepository { repository, .. }
+            | Work::Keys { repository, .. } => Some(repository),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! What a settled intent changes in the state: one arm for each effect.
 
 use super::{Illegal, Point, PointDisk, State, View, unknown};
-use crate::effect::{Begin, DiskMode, Effect, Intent, Store};
+use crate::effect::{Begin, DiskMode, Effect, Intent, KeyChange, Keys, Store};
 use crate::ids::{DiskName, Time};
 use crate::outcome::{Done, Outcome, Stored};
 use crate::record::IntentSettled;
@@ -47,11 +47,26 @@ impl State {
             (Effect::Forget(forget), Done::Plain) => {
                 self.points.remove(&forget.point);
             }
+            // One that is ours already was opened with other limits: they hold from now on.
+            (Effect::OpenRepository(open), Done::Opened { .. }) => {
+                if let Some(repository) = self.repositories.get_mut(&open.repository.name) {
+                    repository.address.rates.clone_from(&open.repository.rates);
+                }
+            }
+            (
+                Effect::Keys(Keys { repository, change: KeyChange::Change { password_file } }),
+                Done::Keys { .. },
+            ) => {
+                if let Some(repository) = self.repositories.get_mut(&repository.name) {
+                    repository.address.password_file.clone_from(password_file);
+                }
+            }
             (Effect::Freeze(_) | Effect::Clean(_) | Effect::Offer(_), Done::Plain)
-            | (Effect::OpenRepository(_), Done::Opened { .. })
             | (Effect::Check(_), Done::Checked { .. })
             | (Effect::Prune(_), Done::Pruned { .. })
-            | (Effect::Restore(_), Done::Restored { .. }) => {}
+            | (Effect::Restore(_), Done::Restored { .. })
+            | (Effect::Measure(_), Done::Measured(_))
+            | (Effect::Keys(_), Done::Keys { .. }) => {}
             _ => return Err(Illegal::WrongOutcome { intent: intent.id }),
         }
         Ok(())

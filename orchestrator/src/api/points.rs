@@ -8,6 +8,7 @@ use journal::state::{Point, PointDisk};
 use journal::{PointId, State, VmId};
 use serde::Deserialize;
 
+use super::repositories::may_remove;
 use super::view::{GoneView, LeftOut, PointDiskView, PointView, Submitted};
 use super::{Answer, Api};
 use crate::decide::expire::parents_in_use;
@@ -117,6 +118,7 @@ pub(super) async fn forget(
     api.submit(move |state| {
         let point = find(state, &id)?;
         may_forget(state, point, force)?;
+        may_remove(state, &point.repository, "to forget a restore point")?;
         Ok(vec![Work::Forget { point: point.id }])
     })
     .await

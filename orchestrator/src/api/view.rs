@@ -128,12 +128,52 @@ pub struct VmDiskView {
 pub struct AddRepository {
     /// Its name.
     pub name: String,
-    /// The folder's absolute path.
+    /// The folder's absolute path, or `s3:http[s]://HOST[:PORT]/BUCKET[/PREFIX]`, or `s3://BUCKET[/PREFIX]`.
     pub path: String,
     /// The password file's absolute path.
     pub password_file: String,
     /// The chunk size for a new one, bytes; 1 MiB by default.
     pub chunk_size: Option<u32>,
+    /// Whether nothing is to be removed from it, ever.
+    #[serde(default)]
+    pub append_only: bool,
+    /// How fast bytes may go to and from it.
+    #[serde(default)]
+    pub limits: Vec<RateView>,
+}
+
+/// A limit of bandwidth. `POST /v1/repositories/{name}/limits` takes a list of them, which replaces the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateView {
+    /// The minute of the day from which it holds, 0 to 1439, in the agent's local time.
+    pub from_minute: u16,
+    /// The minute of the day up to which it holds; the same for the whole day.
+    pub to_minute: u16,
+    /// How many bytes in a second, 256 KiB at least.
+    pub bytes_per_second: u64,
+}
+
+/// `POST /v1/repositories/{name}/keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum ChangeKeys {
+    /// Shows them.
+    List,
+    /// Adds one.
+    Add {
+        /// The absolute path of the file with its password.
+        password_file: String,
+    },
+    /// Removes one.
+    Remove {
+        /// Its id, or the beginning of it.
+        key: String,
+    },
+    /// Replaces the one in use.
+    Change {
+        /// The absolute path of the file with the new password, which the repository is opened with from then on.
+        password_file: String,
+    },
 }
 
 /// A repository.
@@ -141,7 +181,7 @@ pub struct AddRepository {
 pub struct RepositoryView {
     /// Its name.
     pub name: String,
-    /// Its folder.
+    /// Its folder, or `s3:` and its URL.
     pub path: String,
     /// Its own id.
     pub id: String,
@@ -151,6 +191,10 @@ pub struct RepositoryView {
     pub added: String,
     /// Restore points in it.
     pub points: usize,
+    /// Whether nothing is removed from it.
+    pub append_only: bool,
+    /// How fast bytes may go to and from it.
+    pub limits: Vec<RateView>,
 }
 
 /// `POST /v1/backups`: one job for each VM and repository.

@@ -31,7 +31,24 @@ pub(super) fn next(backup: Backup<'_>) -> Decision {
     {
         return Decision::effect(state, job.id, effect);
     }
-    Decision::end(job.id, End::Done, remark(job))
+    let remarks: Vec<String> = [remark(job), staying(backup)].into_iter().flatten().collect();
+    Decision::end(job.id, End::Done, (!remarks.is_empty()).then(|| remarks.join("; ")))
+}
+
+/// What the policy would forget, were the repository not append-only.
+fn staying(backup: Backup<'_>) -> Option<String> {
+    let Backup { state, live, job, work, now, .. } = backup;
+    if !is_append_only(state, &work.repository) {
+        return None;
+    }
+    let policy = &job.due.as_ref()?.policy;
+    let staying = expired(state, live, policy, work.vm, &work.repository, now).len();
+    let why = || format!("repository {} is append-only", work.repository);
+    (staying > 0).then(|| format!("{staying} restore points that the policy does not keep stay: {}", why()))
+}
+
+fn is_append_only(state: &State, name: &RepositoryName) -> bool {
+    state.repositories.get(name).is_some_and(|repository| repository.address.append_only)
 }
 
 /// What the operator should know of a backup that is done.
@@ -52,6 +69,9 @@ fn remark(job: &Job) -> Option<String> {
 
 fn forget_next(backup: Backup<'_>) -> Option<Decision> {
     let Backup { state, live, job, work, now, .. } = backup;
+    if is_append_only(state, &work.repository) {
+        return None;
+    }
     if job.last(EffectKind::Forget).is_some_and(|step| step.failure().is_some()) {
         return None;
     }

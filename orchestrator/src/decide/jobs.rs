@@ -36,11 +36,14 @@ pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision
         Work::AddRepository { repository, chunk_bytes } => {
             Some(repository::add(state, job, repository, *chunk_bytes))
         }
-        Work::CheckRepository { repository, read_data } => {
-            Some(repository::check(state, job, repository, *read_data))
+        Work::CheckRepository { repository, read_percent } => {
+            Some(repository::check(state, job, repository, *read_percent))
         }
         Work::PruneRepository { repository } => Some(repository::prune(state, job, repository)),
         Work::Forget { point } => Some(repository::forget(state, job, *point)),
+        Work::MeasureRepository { repository } => Some(repository::measure(state, job, repository)),
+        Work::LimitRepository { repository, rates } => Some(repository::limit(state, job, repository, rates)),
+        Work::Keys { repository, change } => Some(repository::keys(state, job, repository, change)),
     }
 }
 

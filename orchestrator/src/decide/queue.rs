@@ -136,6 +136,8 @@ mod tests {
             name: "main".parse().unwrap(),
             path: "/repository".into(),
             password_file: "/key".into(),
+            append_only: false,
+            rates: Vec::new(),
         };
         apply(&mut state, RepositoryAdded { repository, id: "r".into(), chunk_bytes: 1 << 20 });
         for (job, work) in (1..).map(JobId).zip(works) {

@@ -1,6 +1,8 @@
 //! Work on a repository: one effect, and what its outcome means.
 
-use journal::effect::{Check, Effect, Forget, OpenRepository, Prune, RepositoryAddress};
+use journal::effect::{
+    Check, Effect, Forget, KeyChange, Keys, Measure, OpenRepository, Prune, Rate, RepositoryAddress,
+};
 use journal::outcome::Done;
 use journal::record::{End, RepositoryAdded};
 use journal::state::Job;
@@ -28,9 +30,9 @@ pub fn add(state: &State, job: &Job, repository: &RepositoryAddress, chunk_bytes
 }
 
 /// Checks a repository. Problems found are a failed job: somebody has to look.
-pub fn check(state: &State, job: &Job, name: &RepositoryName, read_data: bool) -> Decision {
+pub fn check(state: &State, job: &Job, name: &RepositoryName, read_percent: u8) -> Decision {
     let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
-    let effect = || Effect::Check(Check { repository: repository.address.clone(), read_data });
+    let effect = || Effect::Check(Check { repository: repository.address.clone(), read_percent });
     single(state, job, effect, |done| match done {
         Done::Checked { problems } if !problems.is_empty() => {
             Decision::fail(job.id, format!("{} problems, the first: {}", problems.len(), problems[0]))
@@ -50,6 +52,30 @@ pub fn prune(state: &State, job: &Job, name: &RepositoryName) -> Decision {
         };
         Decision::end(job.id, End::Done, freed)
     })
+}
+
+/// Counts what is in a repository.
+pub fn measure(state: &State, job: &Job, name: &RepositoryName) -> Decision {
+    let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
+    let effect = || Effect::Measure(Measure { repository: repository.address.clone() });
+    single(state, job, effect, |_| Decision::end(job.id, End::Done, None))
+}
+
+/// Opens a repository with other limits of bandwidth. That they hold comes with settling the effect.
+pub fn limit(state: &State, job: &Job, name: &RepositoryName, rates: &[Rate]) -> Decision {
+    let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
+    let effect = || {
+        let address = RepositoryAddress { rates: rates.to_vec(), ..repository.address.clone() };
+        Effect::OpenRepository(OpenRepository { repository: address, chunk_bytes: repository.chunk_bytes })
+    };
+    single(state, job, effect, |_| Decision::end(job.id, End::Done, None))
+}
+
+/// Looks at a repository's keys, or changes them. That its password is in another file then comes with settling the effect.
+pub fn keys(state: &State, job: &Job, name: &RepositoryName, change: &KeyChange) -> Decision {
+    let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
+    let effect = || Effect::Keys(Keys { repository: repository.address.clone(), change: change.clone() });
+    single(state, job, effect, |_| Decision::end(job.id, End::Done, None))
 }
 
 /// Forgets one restore point.

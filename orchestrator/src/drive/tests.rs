@@ -34,7 +34,7 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
         EpochBegan { pid: 1, version: "0".into() }.into(),
         JobQueued {
             job: journal::JobId(1),
-            work: Work::CheckRepository { repository: "main".parse().unwrap(), read_data: false },
+            work: Work::CheckRepository { repository: "main".parse().unwrap(), read_percent: 0 },
             due: None,
         }
         .into(),

@@ -65,6 +65,8 @@ impl Driver {
             name: repository(),
             path: "/repository".into(),
             password_file: "/key".into(),
+            append_only: false,
+            rates: Vec::new(),
         };
         driver.append(Installed { installation }.into());
         driver.append(EpochBegan { pid: 1, version: "0".into() }.into());

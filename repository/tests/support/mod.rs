@@ -123,7 +123,7 @@ pub fn read_file(repository: &Repository, snapshot: SnapshotId, path: &str) -> V
 }
 
 pub fn assert_healthy(repository: &Repository) -> repository::Report {
-    let report = repository.check(true, &repository::unwatched).unwrap();
+    let report = repository.check(repository::ReadData::All, &repository::unwatched).unwrap();
     assert!(report.is_healthy(), "{:#?}", report.problems);
     report
 }

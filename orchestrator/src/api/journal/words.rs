@@ -83,6 +83,8 @@ fn object(effect: &Effect) -> String {
         Effect::OpenRepository(it) => format!(" {}", it.repository.name),
         Effect::Check(it) => format!(" {}", it.repository.name),
         Effect::Prune(it) => format!(" {}", it.repository.name),
+        Effect::Measure(it) => format!(" {}", it.repository.name),
+        Effect::Keys(it) => format!(" of {}", it.repository.name),
         Effect::Freeze(_) | Effect::Thaw(_) | Effect::Clean(_) => String::new(),
     }
 }

@@ -285,6 +285,8 @@ fn a_point_that_is_being_forgotten_is_not_missed() {
         name: "main".parse().unwrap(),
         path: "/repository".into(),
         password_file: "/key".into(),
+        append_only: false,
+        rates: Vec::new(),
     };
     let forget = Effect::Forget(Forget {
         repository: repository.clone(),

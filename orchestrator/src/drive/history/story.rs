@@ -73,6 +73,8 @@ fn repository() -> RepositoryAddress {
         name: "main".parse().expect("a name"),
         path: "/repository".into(),
         password_file: "/key".into(),
+        append_only: false,
+        rates: Vec::new(),
     }
 }
 
@@ -163,7 +165,7 @@ impl Teller {
                 consistency: ConsistencyAsked::Crash,
             }),
             (3, Some(point)) => Work::Forget { point },
-            (4, _) => Work::CheckRepository { repository: name, read_data: false },
+            (4, _) => Work::CheckRepository { repository: name, read_percent: 0 },
             _ => Work::Reconcile { vm: vm(number) },
         };
         self.tell(JobQueued { job: self.state.next.job, work, due: None });
@@ -190,7 +192,7 @@ impl Teller {
                 snapshot: "s".into(),
                 reason: "asked for".into(),
             }),
-            _ => Effect::Check(Check { repository: repository(), read_data: false }),
+            _ => Effect::Check(Check { repository: repository(), read_percent: 0 }),
         };
         self.tell(IntentOpened { intent: Intent { id: self.state.next.intent, job: Some(job.id), effect } });
     }
