@@ -43,6 +43,8 @@ impl Rig {
             name: "vault".parse().unwrap(),
             path: at("vault"),
             password_file: at("password"),
+            append_only: false,
+            rates: Vec::new(),
         };
         let open = OpenRepository { repository: repository.clone(), chunk_bytes };
         hands.perform(1, Effect::OpenRepository(open)).await.done();

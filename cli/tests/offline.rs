@@ -41,7 +41,7 @@ fn document(output: &Output) -> Value {
 fn what_cannot_be_read_is_a_usage_error() {
     for words in [
         &["frobnicate"][..],
-        &["export", "list"],
+        &["snapshot", "list", "web"],
         &["vm", "add", "web"],
         &["backup"],
         &["point", "show", ".."],

@@ -402,7 +402,9 @@ fn history() -> Vec<Record> {
     let settled = |id: u64, done: Done| -> Record {
         IntentSettled { intent: IntentId(id), outcome: Outcome::Done(done), by: Witness::Agent }.into()
     };
-    let [freeze, thaw, mut begin, mut store, ..]: [Effect; 14] = effects().try_into().unwrap();
+    let mut samples = effects().into_iter();
+    let mut next = || samples.next().unwrap();
+    let (freeze, thaw, mut begin, mut store) = (next(), next(), next(), next());
     if let (Effect::Begin(begin), Effect::Store(store)) = (&mut begin, &mut store) {
         begin.checkpoint.checkpoint = CheckpointId(1);
         (store.point, store.checkpoint) = (PointId(1), CheckpointId(1));

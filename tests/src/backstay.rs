@@ -2,6 +2,7 @@
 //! Knows the command line and nothing behind it.
 
 use std::env;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, PATIENCE, until};
 use crate::process::{self, Process};
 
 /// Ten minutes: what a backup of a test disk may take on a machine that runs everything else too.
@@ -191,13 +192,23 @@ impl Backstay {
         self.until_listening();
     }
 
+    /// The same of a server that may come to harm before anybody asks it for anything: its start looks at its VMs.
+    #[track_caller]
+    pub fn restart_in_danger(&mut self) {
+        assert!(!self.process.is_running(), "backstay up still runs");
+        self.process = launch(&self.data, &self.arguments, &self.environment);
+        let (socket, process) = (self.socket(), &mut self.process);
+        until("backstay up listens, or is dead or stopped", PATIENCE, || {
+            let harmed = !process.is_running() || process.is_stopped();
+            (harmed || UnixStream::connect(&socket).is_ok()).then_some(())
+        });
+    }
+
     /// A killed server leaves its socket file: only a connection shows that one listens.
     #[track_caller]
     fn until_listening(&mut self) {
         let socket = self.socket();
-        self.process.until("backstay up listens", PATIENCE, || {
-            std::os::unix::net::UnixStream::connect(&socket).ok().map(drop)
-        });
+        self.process.until("backstay up listens", PATIENCE, || UnixStream::connect(&socket).ok().map(drop));
     }
 
     fn unexpected(&self) -> Vec<String> {

@@ -52,7 +52,8 @@ fn vm() -> Value {
 
 fn repository(created: bool) -> Value {
     let mut shape = json!({ "name": "text", "path": "text", "id": "text", "chunk_size": "number", "added": "time",
-                            "points": "number" });
+                            "points": "number", "append_only": "flag",
+                            "limits": [{ "from_minute": "number", "to_minute": "number", "bytes_per_second": "number" }] });
     if created {
         shape["created"] = json!("flag");
     }

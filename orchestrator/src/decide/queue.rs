@@ -93,7 +93,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use journal::effect::{RepositoryAddress, VmAddress};
     use journal::record::{
-        BackupWork, ConsistencyAsked, EpochBegan, Installed, JobQueued, Mode, RepositoryAdded, VmAdded,
+        BackupWork, ConsistencyAsked, EpochBegan, ExportWork, Installed, IntentOpened, JobQueued, Mode,
+        RepositoryAdded, VmAdded,
     };
     use journal::state::Stamp;
     use journal::{Epoch, Installation, JobId, Record, VmId};
@@ -168,6 +169,50 @@ mod tests {
         assert_eq!(next(&mut state, &live), Some(1));
         // The prune waits for the first backup, and the second backup for the prune.
         assert_eq!(next(&mut state, &live), None);
+    }
+
+    /// An export whose view is up and offered.
+    fn offer(state: &mut State, job: u64, number: u128) {
+        let vm = state.vms[&vm(number)].address.clone();
+        let process = journal::Process { pid: 1, started_ticks: 1, boot: uuid::Uuid::nil() };
+        let (id, installation) = (state.next.intent, Installation(1));
+        let offer = journal::effect::Offer { vm, process, installation, view: id, until: Time(9) };
+        let effect = journal::Effect::Offer(offer);
+        apply(state, IntentOpened { intent: journal::Intent { id, job: Some(JobId(job)), effect } });
+    }
+
+    fn export(number: u128) -> Work {
+        Work::Export(ExportWork { vm: vm(number), since: None, ttl_seconds: 60 })
+    }
+
+    #[test]
+    fn an_export_keeps_all_jobs_of_its_vm_waiting_but_a_look() {
+        let mut state = queued(&[export(1), backup(1), Work::Reconcile { vm: vm(1) }, backup(2)]);
+        let live = Live::default();
+        assert_eq!(next(&mut state, &live), Some(1));
+        // While it begins, nothing else is done there.
+        assert_eq!(next(&mut state, &live), Some(4));
+        offer(&mut state, 1, 1);
+        assert_eq!(next(&mut state, &live), Some(3));
+        assert_eq!(next(&mut state, &live), None);
+        assert_eq!(waits_for_export(&state, &state.jobs[&JobId(2)]).map(|job| job.id), Some(JobId(1)));
+        assert_eq!(waits_for_export(&state, &state.jobs[&JobId(4)]), None);
+    }
+
+    #[test]
+    fn what_is_only_offered_takes_nobody_s_place() {
+        let mut state = queued(&[export(1), export(2), export(3)]);
+        let live = Live::default();
+        for number in 1..=3 {
+            assert_eq!(next(&mut state, &live), Some(number));
+            offer(&mut state, number, u128::from(number));
+        }
+        let check = || Work::CheckRepository { repository: "main".parse().unwrap(), read_percent: 0 };
+        for job in (4..).map(JobId).take(RUNNING_MAX + 1) {
+            apply(&mut state, JobQueued { job, work: check(), due: None });
+        }
+        let started: Vec<u64> = std::iter::from_fn(|| next(&mut state, &live)).collect();
+        assert_eq!(started, (4..).take(RUNNING_MAX).collect::<Vec<_>>());
     }
 
     #[test]

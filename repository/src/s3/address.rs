@@ -60,7 +60,11 @@ impl Address {
         if bucket.is_empty() || !bucket.chars().all(fits) {
             return Err(format!("no bucket, or none that can be; {shape}"));
         }
-        let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|error| error.to_string())?;
+        let prefix = prefix.trim_end_matches('/');
+        if !prefix.is_empty() && prefix.split('/').any(str::is_empty) {
+            return Err(format!("an empty part in the prefix; {shape}"));
+        }
+        let prefix = Path::parse(prefix).map_err(|error| error.to_string())?;
         Ok(Self { endpoint, bucket: bucket.to_owned(), prefix })
     }
 }

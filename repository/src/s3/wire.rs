@@ -99,8 +99,16 @@ impl HttpService for Wire {
             held: None,
             turn: Turn::new(Arc::clone(&self.pace)),
         });
+        // A request is repeated only as long as its answer has not begun. Data goes on where it broke; a document, which is
+        // short, begins when it is there whole.
+        let body = if is_document(&parts.headers) { body.bytes().await?.into() } else { body };
         Ok(HttpResponse::from_parts(parts, body))
     }
+}
+
+fn is_document(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/xml") || kind.starts_with("text/xml"))
 }
 
 /// Sorts what went wrong by whether it may be tried again.

@@ -178,7 +178,7 @@ fn tally(file: &Path) -> Vec<(String, u64)> {
 fn rearmed<'a>(server: &'a mut Backstay, variable: &str, value: &str) -> &'a mut Backstay {
     end(server.process());
     server.set_environment(variable, Some(value));
-    server.restart();
+    server.restart_in_danger();
     server
 }
 
