@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{backup, checkpoint, doctor, export, job, journal, point, policy, repo, restore, up, vm};
+use crate::{backup, checkpoint, doctor, export, job, journal, notify, point, policy, repo, restore, up, vm};
 
 const STATUSES: &str = "\
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 refused because something would be lost, 5 server unreachable.
@@ -71,6 +71,9 @@ pub enum Noun {
     /// The journal: what happened
     #[command(subcommand)]
     Journal(journal::Verb),
+    /// Notices: whether they arrive
+    #[command(subcommand)]
+    Notify(notify::Verb),
     /// What is amiss, and what is to be done about it
     Doctor(doctor::Arguments),
 }
@@ -116,6 +119,9 @@ mod tests {
             "backstay policy preview nightly --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z",
             "backstay policy simulate --keep last=3 --style proxmox --times f",
             "backstay job watch j3",
+            "backstay job pause j3",
+            "backstay job resume j3",
+            "backstay job retry j3 --request",
             "backstay journal log --vm web --follow",
             "backstay journal log --since 2026-01-01T00:00:00Z --until 2026-02-01T00:00:00Z",
             "backstay journal verify --data /d",
@@ -123,6 +129,8 @@ mod tests {
             "backstay journal archive --before 7",
             "backstay journal archive --keep 3",
             "backstay doctor web --apply",
+            "backstay notify test",
+            "backstay notify list",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -137,8 +145,6 @@ mod tests {
             "backstay file list p1",
             "backstay agent list",
             "backstay orchestrator",
-            "backstay job pause j1",
-            "backstay job retry j1",
             "backstay journal archive --keep 1 --before 2",
             "backstay repo add main --password-file f",
             "backstay repo add main --path /d --s3 https://x/bucket --password-file f",

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use journal::JobId;
-use orchestrator::api::view::JobView;
+use orchestrator::api::view::{JobView, RetryJob};
 
 use crate::exit::{Ending, Status};
 use crate::follow;
@@ -42,6 +42,27 @@ pub enum Verb {
         #[arg(value_parser = named)]
         job: String,
     },
+    /// Have one rest: its transfer stops, and what it has made so far stays
+    Pause {
+        /// The job
+        #[arg(value_parser = named)]
+        job: String,
+    },
+    /// Have it go on
+    Resume {
+        /// The job
+        #[arg(value_parser = named)]
+        job: String,
+    },
+    /// Try again what one that failed or was cancelled did not finish
+    Retry {
+        /// The job
+        #[arg(value_parser = named)]
+        job: String,
+        /// And everything else of the same request that was not finished
+        #[arg(long)]
+        request: bool,
+    },
 }
 
 /// Runs it.
@@ -76,6 +97,21 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
                 true => format!("{} is {}\n", job.id, job.state),
                 false => format!("{} stops and cleans up; it is {} until then\n", job.id, job.state),
             })?;
+        }
+        Verb::Pause { job } => {
+            let job: JobView = client.post(&["jobs", &job, "pause"], &[]).await?;
+            session.output.show(&job, || match job.state.as_str() {
+                "paused" => format!("{} is paused; `job resume {}` lets it go on\n", job.id, job.id),
+                state => format!("{} is {state}, and comes to rest\n", job.id),
+            })?;
+        }
+        Verb::Resume { job } => {
+            let job: JobView = client.post(&["jobs", &job, "resume"], &[]).await?;
+            session.output.show(&job, || format!("{} is {}\n", job.id, job.state))?;
+        }
+        Verb::Retry { job, request } => {
+            let jobs: Vec<JobView> = client.submit(&["jobs", &job, "retry"], &RetryJob { request }).await?;
+            session.output.show(&jobs, || list(&jobs))?;
         }
     }
     Ok(Status::Done)
@@ -116,7 +152,9 @@ fn show(job: &JobView) -> String {
         ("vm", job.vm.clone().unwrap_or_default()),
         ("state", state(job)),
         ("reason", job.reason.clone().unwrap_or_default()),
+        ("advice", job.advice.clone().unwrap_or_default()),
         ("attempt", job.attempt.to_string()),
+        ("retries", job.retries.clone().unwrap_or_default()),
         ("policy", job.policy.clone().unwrap_or_default()),
         ("repository", job.repository.clone().unwrap_or_default()),
         ("point", job.point.clone().unwrap_or_default()),
@@ -135,5 +173,10 @@ fn show(job: &JobView) -> String {
         let outcome = step.outcome.as_ref().map_or_else(|| "open".to_owned(), ToString::to_string);
         steps.row([step.intent.clone(), step.effect.clone(), outcome]);
     }
-    format!("{about}\n{}", steps.render("no steps yet"))
+    let mut tries = Table::new(&["try ended", "because"]);
+    for it in &job.tries {
+        tries.row([moment::show(&it.ended), it.reason.clone()]);
+    }
+    let tries = if job.tries.is_empty() { String::new() } else { format!("{}\n", tries.render("")) };
+    format!("{about}\n{tries}{}", steps.render("no steps yet"))
 }

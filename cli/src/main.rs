@@ -22,6 +22,7 @@ mod job;
 mod journal;
 mod moment;
 mod named;
+mod notify;
 mod output;
 mod paths;
 mod point;
@@ -108,6 +109,7 @@ async fn ask(noun: Noun, data: Option<&Path>, session: &Session) -> Ending {
         Noun::Policy(verb) => policy::run(verb, session).await,
         Noun::Job(verb) => job::run(verb, session).await,
         Noun::Journal(verb) => journal::run(verb, data, session).await,
+        Noun::Notify(verb) => notify::run(verb, session).await,
         Noun::Doctor(arguments) => doctor::run(arguments, session).await,
     }
 }

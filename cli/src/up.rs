@@ -75,7 +75,9 @@ pub fn run(arguments: &Arguments, data: &Path, output: Output) -> Ending {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("the runtime cannot start: {error}")))?;
-    let settings = Settings { data: data.to_owned(), listen, limits: config.limits.or_usual() };
+    let mut limits = config.limits.or_usual();
+    limits.good_point_within = config.notify.good_point_within();
+    let settings = Settings { data: data.to_owned(), listen, limits, webhook: config.notify.webhook() };
     let ended = runtime.block_on(serve(settings, folders, output));
     runtime.shutdown_timeout(LINGER);
     ended.map(|()| Status::Done)

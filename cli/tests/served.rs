@@ -202,6 +202,7 @@ fn serve(
 fn job(id: &str, state: &str, revision: u64, more: &Value) -> Value {
     let mut job = json!({
         "id": id, "kind": "backup", "vm": "web", "state": state, "policy": null, "attempt": 1, "reason": null,
+        "advice": null, "tries": [], "retries": null, "request": null, "priority": 0,
         "created": "2026-01-01T00:00:00Z", "started": null, "ended": null, "repository": "main", "point": null,
         "steps": [], "progress": null, "revision": revision,
     });

@@ -73,6 +73,10 @@ numbered!(
     BitmapId, "b", "bitmap"
 );
 numbered!(
+    /// One notice to the operator.
+    NoticeId, "n", "notice"
+);
+numbered!(
     /// One life of an orchestrator on this journal: every start begins the next epoch.
     Epoch, "e", "epoch"
 );

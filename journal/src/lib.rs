@@ -11,6 +11,7 @@ pub mod fault;
 pub mod ids;
 pub mod log;
 pub mod names;
+pub mod notice;
 pub mod observation;
 pub mod outcome;
 pub mod probe;

@@ -164,6 +164,27 @@ impl Failure {
     }
 }
 
+impl FailureClass {
+    /// The name, in kebab case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureClass::ProcessGone => "process-gone",
+            FailureClass::Unreachable => "unreachable",
+            FailureClass::Refused => "refused",
+            FailureClass::ViewLost => "view-lost",
+            FailureClass::Repository => "repository",
+            FailureClass::Full => "full",
+            FailureClass::Damaged => "damaged",
+            FailureClass::Cancelled => "cancelled",
+            FailureClass::Invalid => "invalid",
+            FailureClass::Fenced => "fenced",
+            FailureClass::Host => "host",
+            FailureClass::TooLate => "too-late",
+        }
+    }
+}
+
 /// Kinds of failure that decisions tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -190,4 +211,6 @@ pub enum FailureClass {
     Fenced,
     /// Any other error of the host.
     Host,
+    /// Its deadline came first.
+    TooLate,
 }

@@ -6,12 +6,14 @@
 //! under `tests/formats` hold us to it. Knows nothing about frames, files or the fold.
 
 mod export;
+mod job;
 
 use bincode::config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
+pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
 
 use crate::effect::{
     DiskMode, ImageFormat, Intent, KeyChange, Lasts, Rate, RepositoryAddress, RestoreTarget, VmAddress, Way,
@@ -20,6 +22,7 @@ use crate::ids::{
     CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
     Time, VmId,
 };
+use crate::notice::{NoticeRaised, NoticeSettled};
 use crate::outcome::Outcome;
 
 /// The largest body that is written or decoded, in bytes.
@@ -165,6 +168,12 @@ records! {
     0x0034 JobEnded;
     /// An export's plan was made.
     0x0036 ExportPlanned;
+    /// A try of a job failed, and it waits for the next one.
+    0x0035 JobRetried;
+    /// A job is to rest, or to go on.
+    0x0038 PauseAsked;
+    /// A job rests.
+    0x0039 JobPaused;
     /// An effect was decided.
     0x0040 IntentOpened;
     /// An open intent has a new owner.
@@ -175,6 +184,10 @@ records! {
     0x0050 PointHeld;
     /// A restore point is no longer in its repository, by someone else's doing.
     0x0051 PointGone;
+    /// The operator is to be told something.
+    0x0058 NoticeRaised;
+    /// The operator was told, or it was given up.
+    0x0059 NoticeSettled;
 }
 
 impl Record {
@@ -204,10 +217,15 @@ impl Record {
             | Record::ExportPlanned(_)
             | Record::CancelAsked(_)
             | Record::JobEnded(_)
+            | Record::JobRetried(_)
+            | Record::PauseAsked(_)
+            | Record::JobPaused(_)
             | Record::IntentOpened(_)
             | Record::IntentAdopted(_)
             | Record::IntentSettled(_)
-            | Record::PointGone(_) => false,
+            | Record::PointGone(_)
+            | Record::NoticeRaised(_)
+            | Record::NoticeSettled(_) => false,
         }
     }
 }
@@ -398,6 +416,21 @@ pub struct JobQueued {
     pub work: Work,
     /// The policy that asked for it, if one did.
     pub due: Option<Due>,
+    /// How it waits.
+    pub terms: Terms,
+}
+
+/// How a job waits for its turn, and what it belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// One step outranks a fixed time of waiting, so that nobody waits for ever; 0 is usual.
+    pub priority: i8,
+    /// No try of it begins after this.
+    pub deadline: Option<Time>,
+    /// The first job of the request that it is a part of, where the request has several.
+    pub request: Option<JobId>,
+    /// The job whose unfinished work this one takes up.
+    pub retries: Option<JobId>,
 }
 
 /// Which run of a policy a job is.
@@ -591,36 +624,6 @@ pub struct PlannedDisk {
     pub backing: String,
     /// Whether it is read whole.
     pub mode: DiskMode,
-}
-
-/// See [`Record::CancelAsked`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelAsked {
-    /// Which.
-    pub job: JobId,
-}
-
-/// See [`Record::JobEnded`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobEnded {
-    /// Which.
-    pub job: JobId,
-    /// How.
-    pub end: End,
-    /// Why, where there is something to say.
-    pub reason: Option<String>,
-}
-
-/// How a job ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum End {
-    /// It did what it was to do.
-    Done,
-    /// It did not.
-    Failed,
-    /// It was cancelled, and has cleaned up.
-    Cancelled,
 }
 
 /// See [`Record::IntentOpened`].

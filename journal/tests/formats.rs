@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use journal::base::{Base, BaseFault, FOLD};
 use journal::effect::{End, *};
 use journal::log::{Hash, Position};
+use journal::notice::{NoticeKind, NoticeRaised, NoticeSettled, Subject};
 use journal::outcome::{
     Done, Failure, FailureClass, KeySeen, Measured, MeasuredVm, Outcome, Stored, StoredDisk,
 };
 use journal::record::*;
 use journal::state::Stamp;
 use journal::{
-    CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, PointId, PolicyName, Process, Record,
-    RepositoryName, State, Time, VmId,
+    CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, NoticeId, PointId, PolicyName, Process,
+    Record, RepositoryName, State, Time, VmId,
 };
 
 fn folder() -> PathBuf {
@@ -253,6 +254,7 @@ fn outcomes() -> Vec<Outcome> {
         FailureClass::Invalid,
         FailureClass::Fenced,
         FailureClass::Host,
+        FailureClass::TooLate,
     ];
     let failed = classes.map(|class| Outcome::Failed(Failure::new(class, "it did not")));
     done.map(Outcome::Done).into_iter().chain(failed).collect()
@@ -288,6 +290,11 @@ fn works() -> Vec<Work> {
         Work::LimitRepository { repository: repository_name(), rates: Vec::new() },
         Work::Keys { repository: repository_name(), change: KeyChange::Remove { key: "ab".into() } },
     ]
+}
+
+fn terms() -> Terms {
+    let (request, retries) = (Some(JobId(2)), Some(JobId(1)));
+    Terms { priority: -3, deadline: Some(Time(1_700_000_000_000_001)), request, retries }
 }
 
 /// At least one record of every kind, and every variant of what is inside.
@@ -363,7 +370,41 @@ fn samples() -> Vec<Record> {
             left_out: vec![("cd".parse().unwrap(), "empty".into())],
         }
         .into(),
-        CancelAsked { job: JobId(2) }.into(),
+        CancelAsked { job: JobId(2), why: Some("the next run is due".into()) }.into(),
+        JobRetried {
+            job: JobId(2),
+            reason: "main is full".into(),
+            class: FailureClass::Full,
+            not_before: Time(11),
+        }
+        .into(),
+        NoticeRaised {
+            notice: NoticeId(3),
+            kind: NoticeKind::Recovery,
+            subject: Subject::Backup { vm: vm(), repository: repository_name() },
+            vm: Some("web".into()),
+            text: "the backup is done again".into(),
+        }
+        .into(),
+        NoticeRaised {
+            notice: NoticeId(4),
+            kind: NoticeKind::Alarm,
+            subject: Subject::GoodPoint { vm: vm() },
+            vm: Some("web".into()),
+            text: "web has no good restore point at all".into(),
+        }
+        .into(),
+        NoticeRaised {
+            notice: NoticeId(5),
+            kind: NoticeKind::Test,
+            subject: Subject::Test,
+            vm: None,
+            text: "a test".into(),
+        }
+        .into(),
+        NoticeSettled { notice: NoticeId(3), given_up: Some("404".into()) }.into(),
+        PauseAsked { job: JobId(2), paused: true }.into(),
+        JobPaused { job: JobId(2) }.into(),
         IntentAdopted { intent: IntentId(5), row: "open-same-process".into(), why: "it looks first".into() }
             .into(),
         PointHeld { point: PointId(3), held: true }.into(),
@@ -374,10 +415,20 @@ fn samples() -> Vec<Record> {
             .into_iter()
             .enumerate()
     {
-        samples.push(JobEnded { job: JobId(number as u64), end, reason: Some("so".into()) }.into());
+        samples.push(
+            JobEnded {
+                job: JobId(number as u64),
+                end,
+                reason: Some("so".into()),
+                class: Some(FailureClass::Full),
+            }
+            .into(),
+        );
     }
     samples.extend(
-        works().into_iter().map(|work| JobQueued { job: JobId(2), work, due: Some(due.clone()) }.into()),
+        works()
+            .into_iter()
+            .map(|work| JobQueued { job: JobId(2), work, due: Some(due.clone()), terms: terms() }.into()),
     );
     samples.extend(effects().into_iter().map(|effect| {
         IntentOpened { intent: Intent { id: IntentId(5), job: Some(JobId(2)), effect } }.into()
@@ -416,7 +467,9 @@ fn history() -> Vec<Record> {
     });
     let due = Due { policy: policy(), schedule: "0 2 * * *".into(), at: Time(7), not_before: Time(9) };
     let backup = works().swap_remove(0);
-    let queued = |job, work| -> Record { JobQueued { job: JobId(job), work, due: Some(due.clone()) }.into() };
+    let queued = |job, work| -> Record {
+        JobQueued { job: JobId(job), work, due: Some(due.clone()), terms: terms() }.into()
+    };
     let planned = BackupPlanned {
         job: JobId(1),
         point: PointId(1),
@@ -449,7 +502,7 @@ fn history() -> Vec<Record> {
         settled(3, Done::Thawed { filesystems: 2 }),
         opened(4, 1, store),
         settled(4, stored.unwrap()),
-        JobEnded { job: JobId(1), end: journal::record::End::Done, reason: None }.into(),
+        JobEnded { job: JobId(1), end: journal::record::End::Done, reason: None, class: None }.into(),
         queued(2, backup.clone()),
         JobStarted { job: JobId(2) }.into(),
         opened(5, 2, freeze),
@@ -461,7 +514,7 @@ fn history() -> Vec<Record> {
             reason: "QEMU was killed".into(),
         }
         .into(),
-        CancelAsked { job: JobId(2) }.into(),
+        CancelAsked { job: JobId(2), why: Some("the next run is due".into()) }.into(),
         queued(3, backup),
         PointHeld { point: PointId(1), held: true }.into(),
         RecordsLost { first: 27, last: 28, what: "past the end".into() }.into(),

@@ -21,6 +21,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// The operator's limits.
     pub limits: decide::Limits,
+    /// Where notices are posted to.
+    pub webhook: Option<String>,
 }
 
 /// The folder of the journal's segments in a data folder.

@@ -25,6 +25,12 @@ pub struct Due<'a> {
     pub cursors: Vec<(&'a str, DateTime<Utc>)>,
 }
 
+/// The first instant of the policy that is not answered for yet. Before it [`due`] has nothing to say.
+pub fn next(policy: &Policy, cursor: impl Fn(&str) -> Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    let next = |timing: &Timing| timing.schedule.next_after(cursor(timing.key())?);
+    policy.schedules.iter().filter_map(next).min()
+}
+
 /// Answers for every instant of the policy after its cursor and up to `now`, once.
 ///
 /// `cursor` gives the last instant considered, by [`Timing::key`]; a schedule without one is new and starts at

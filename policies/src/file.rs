@@ -8,6 +8,11 @@
 //! name = "nightly"
 //! repositories = ["main"]
 //! consistency = "filesystem"           # crash | filesystem | required
+//! priority = 0                         # -9 to 9
+//! concurrency = 2                      # so many at once
+//! deadline = "6h"                      # no try begins later
+//! after = ["databases"]                # whose earlier runs are over first
+//! retry = { attempts = 3, backoff = "1m", backoff_max = "30m" }
 //!
 //! [policy.select]                      # all that is given must agree; patterns with * and ?
 //! names = ["web-*"]
@@ -21,7 +26,7 @@
 //! jitter = "15m"
 //! window = ["22:00-06:00"]
 //! missed = "once"                      # skip | once | all
-//! overlap = "skip"                     # skip | queue
+//! overlap = "skip"                     # skip | queue | cancel-older
 //!
 //! [policy.keep]                        # or keep = "last=3,daily=7,within=30d"
 //! last = 3

@@ -8,6 +8,7 @@
 //! - [`select`] says which machines a policy speaks of.
 //! - [`keep`] says which restore points stay; [`simulate`] tries a rule on a list of instants.
 //! - [`file`] reads, prints and compares policy files.
+//! - [`retry`] says how long a failed backup waits for its next try.
 //! - [`due`] says what must be queued now; [`preview`] says the same of any range of dates.
 
 pub mod due;
@@ -18,6 +19,7 @@ pub mod keep;
 mod occurrence;
 pub mod policy;
 pub mod preview;
+pub mod retry;
 pub mod schedule;
 pub mod select;
 pub mod simulate;
@@ -25,3 +27,4 @@ mod suggest;
 pub mod window;
 
 pub use policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
+pub use retry::Retry;

@@ -28,6 +28,9 @@ pub struct Run<'a> {
     pub mode: Mode,
     /// It makes up for a missed instant.
     pub caught_up: bool,
+    /// What the machine has under way or waiting under this policy is to be cancelled for it.
+    #[serde(skip)]
+    pub cancels_older: bool,
 }
 
 /// An instant at which a backup would have started and does not.
@@ -188,8 +191,11 @@ impl<'a> Plan<'a> {
                     self.not_run.push(NotRun { policy, schedule, vm: Some(vm), at: scheduled, reason });
                     continue;
                 }
+                let cancels_older = timing.overlap == Overlap::CancelOlder
+                    && (activity.running || activity.queued)
+                    && !(caught_up && timing.missed == crate::Missed::All);
                 activity.queued = true;
-                self.runs.push(occurrence.run(self.policy, vm));
+                self.runs.push(Run { cancels_older, ..occurrence.run(self.policy, vm) });
             }
         }
     }
@@ -201,7 +207,9 @@ impl<'a> Occurrence<'a> {
         let Occurrence { timing, scheduled, start, caught_up, .. } = *self;
         let delay = jitter::delay(&policy.name, vm, timing.jitter);
         let at = window::delayed(timing.window.as_ref(), timing.schedule.zone(), start, delay);
-        Run { policy: &policy.name, schedule: timing.key(), vm, at, scheduled, mode: timing.mode, caught_up }
+        let mode = timing.mode;
+        let (policy, schedule) = (policy.name.as_str(), timing.key());
+        Run { policy, schedule, vm, at, scheduled, mode, caught_up, cancels_older: false }
     }
 }
 

@@ -2,10 +2,12 @@
 //! of TOML. It has only what the scheduler honours; a wish that nobody grants is refused when the file is read.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use chrono::TimeDelta;
 
 use crate::keep::Rule;
+use crate::retry::Retry;
 use crate::schedule::Schedule;
 use crate::select::{Selection, Vm};
 use crate::window::Window;
@@ -85,6 +87,8 @@ words! {
         Skip = "skip",
         /// It waits; at most one waits.
         Queue = "queue",
+        /// The previous one is cancelled, and it takes its place.
+        CancelOlder = "cancel-older",
     }
 }
 
@@ -164,9 +168,22 @@ pub struct Policy {
     pub consistency: Consistency,
     /// What stays; without a rule everything does.
     pub keep: Option<Rule>,
+    /// Its place among what waits; see [`Policy::PRIORITIES`].
+    pub priority: i8,
+    /// So many of its backups run at once; none for no limit of its own.
+    pub concurrency: Option<u32>,
+    /// No try of a run begins later than this after the run's instant.
+    pub deadline: Option<TimeDelta>,
+    /// The policies whose earlier runs are over before one of this policy starts.
+    pub after: Vec<String>,
+    /// What becomes of a run that fails.
+    pub retry: Retry,
 }
 
 impl Policy {
+    /// The priorities that there are; 0 is usual.
+    pub const PRIORITIES: RangeInclusive<i8> = -9..=9;
+
     /// The machines it speaks of, in the order given.
     pub fn selected<'a, 'v>(&'a self, vms: &'v [Vm<'v>]) -> impl Iterator<Item = &'v str> + use<'a, 'v> {
         vms.iter().filter(|vm| self.select.matches(vm)).map(|vm| vm.name)

@@ -29,7 +29,8 @@ fn job() -> Value {
         "id": "text", "kind": "text", "vm": "text?", "state": "text", "policy": "text?", "attempt": "number",
         "reason": "text?", "created": "time", "started": "time?", "ended": "time?", "repository": "text?",
         "point": "text?", "steps": [{ "intent": "text", "effect": "text", "outcome": "any" }], "progress": "any",
-        "revision": "number",
+        "revision": "number", "advice": "text?", "tries": [{ "ended": "time", "reason": "text" }],
+        "retries": "text?", "request": "text?", "priority": "number",
     })
 }
 

@@ -61,6 +61,9 @@ pub async fn store(intent: IntentId, effect: &Store, task: &Task) -> Answer {
     let disks = match copy(intent, effect, task, &session).await {
         Ok(disks) => disks,
         Err(error) => {
+            if matches!(error, StoreError::Cancelled) {
+                keep(&session).await;
+            }
             dismiss(session).await;
             return Err(error.failure(at)).into();
         }
@@ -112,6 +115,19 @@ async fn begin(repository: Repository, effect: &Store) -> Result<Arc<Session>, F
         repository.session(&SessionOptions::default()).map(Arc::new).map_err(|error| error.explain(&at))
     })
     .await
+}
+
+/// Makes durable and findable what was saved before the operator's wish: who only rests does not save it again, and what
+/// nobody takes up goes with the next prune. Not waited for if its storage hangs.
+async fn keep(session: &Arc<Session>) {
+    let session = Arc::clone(session);
+    let kept = blocking(DISMISS_LIMIT, "keeping what is stored", move || {
+        // A failure here is the store's own, which is over in any case.
+        Ok(session.commit().is_ok())
+    });
+    if let Err(failure) = kept.await {
+        tracing::warn!(%failure, "what was stored before the cancellation may be stored again");
+    }
 }
 
 /// Lets go of a session without a commit: its threads end and its lock goes. Not waited for if its storage hangs.

@@ -23,6 +23,66 @@ pub struct Config {
     /// What running backups may cost.
     #[serde(default)]
     pub limits: LimitsRead,
+    /// Who is told what goes wrong.
+    #[serde(default)]
+    pub notify: NotifyRead,
+}
+
+/// What the file may say under `[notify]`.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyRead {
+    /// Where notices are posted to.
+    webhook: Option<Webhook>,
+    /// How old a VM's newest good restore point may be, such as `26h`.
+    good_point_within: Option<Within>,
+}
+
+impl NotifyRead {
+    /// The webhook's URL.
+    #[must_use]
+    pub fn webhook(&self) -> Option<String> {
+        self.webhook.as_ref().map(|webhook| webhook.0.clone())
+    }
+
+    /// Microseconds.
+    #[must_use]
+    pub fn good_point_within(&self) -> Option<i64> {
+        self.good_point_within.map(|within| within.0)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Webhook(String);
+
+impl TryFrom<String> for Webhook {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let url = reqwest::Url::parse(&text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
+        match url.scheme() {
+            "http" => Ok(Self(text)),
+            "https" => Err(
+                "https:// is not possible yet: name a relay on this machine, such as http://127.0.0.1:8080/"
+                    .to_owned(),
+            ),
+            other => Err(format!("a webhook begins with http://, not {other}://")),
+        }
+    }
+}
+
+/// Microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Within(i64);
+
+impl TryFrom<String> for Within {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let length = policies::duration::parse(&text).map_err(|error| error.to_string())?;
+        let micros = length.num_microseconds().filter(|micros| *micros > 0);
+        micros.map(Self).ok_or_else(|| format!("`{text}` is no time"))
+    }
 }
 
 /// What the file may say under `[limits]`.
@@ -38,6 +98,10 @@ pub struct LimitsRead {
     audit_chunks: Option<AuditChunks>,
     /// How many checkpoints a VM may have, 2 or more.
     checkpoints: Option<CheckpointLimit>,
+    /// How many jobs run at once.
+    jobs: Option<JobLimit>,
+    /// How many of them in one repository.
+    jobs_per_repository: Option<JobLimit>,
 }
 
 impl LimitsRead {
@@ -53,6 +117,9 @@ impl LimitsRead {
             view,
             audit_chunks: self.audit_chunks.map_or(usual.audit_chunks, |chunks| chunks.0),
             checkpoints: self.checkpoints.map_or(usual.checkpoints, |limit| limit.0),
+            jobs: self.jobs.map_or(usual.jobs, |limit| limit.0),
+            jobs_per_repository: self.jobs_per_repository.map_or(usual.jobs_per_repository, |limit| limit.0),
+            ..usual
         }
     }
 }
@@ -115,6 +182,20 @@ impl TryFrom<usize> for CheckpointLimit {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "usize")]
+struct JobLimit(usize);
+
+impl TryFrom<usize> for JobLimit {
+    type Error = String;
+    fn try_from(limit: usize) -> Result<Self, String> {
+        if !(1..=1000).contains(&limit) {
+            return Err(format!("{limit} is not a number of jobs: 1 to 1000"));
+        }
+        Ok(Self(limit))
+    }
+}
+
 impl Config {
     /// Reads a file.
     ///
@@ -161,6 +242,7 @@ mod tests {
             ("scratch = \"much\"", "not a size"),
             ("audit_chunks = 5000", "at most 4096"),
             ("checkpoints = 1", "2 checkpoints at least"),
+            ("jobs = 0", "1 to 1000"),
         ] {
             let failure = Config::parse(&format!("[limits]\n{text}\n")).unwrap_err().to_string();
             assert!(failure.contains("line 2") && failure.contains(what), "{failure}");

@@ -23,7 +23,7 @@ use journal::log::{
 };
 use journal::outcome::{Done, Outcome};
 use journal::record::{
-    End, EpochBegan, Installed, IntentOpened, IntentSettled, JobEnded, JobQueued, JobStarted, VmAdded,
+    End, EpochBegan, Installed, IntentOpened, IntentSettled, JobEnded, JobQueued, JobStarted, Terms, VmAdded,
     Witness, Work,
 };
 use journal::state::Stamp;
@@ -439,13 +439,13 @@ fn a_job(job: JobId, intent: IntentId, vm: u64) -> Vec<Record> {
         |intent| IntentSettled { intent, outcome: Outcome::Done(Done::Plain), by: Witness::Agent }.into();
     let opened = |id, effect| IntentOpened { intent: Intent { id, job: Some(job), effect } }.into();
     vec![
-        JobQueued { job, work: Work::Reconcile { vm: vm.id }, due: None }.into(),
+        JobQueued { job, work: Work::Reconcile { vm: vm.id }, due: None, terms: Terms::default() }.into(),
         JobStarted { job }.into(),
         opened(intent, Effect::Freeze(Freeze { vm: vm.clone(), limit_ms: 10_000 })),
         settled(intent),
         opened(intent.next(), Effect::Thaw(Thaw { vm })),
         settled(intent.next()),
-        JobEnded { job, end: End::Done, reason: None }.into(),
+        JobEnded { job, end: End::Done, reason: None, class: None }.into(),
     ]
 }
 

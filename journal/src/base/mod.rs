@@ -139,7 +139,7 @@ impl Base {
             return Err(BaseFault::Body(format!("{} bytes too many", body.len() - used)));
         }
         let at = Position { seq: u64::from_le_bytes(field(bytes, 16)), hash: Hash(field(bytes, 24)) };
-        Ok(Base { at, state })
+        Ok(Base { at, state: state.indexed() })
     }
 }
 

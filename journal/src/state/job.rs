@@ -2,10 +2,15 @@
 //!
 //! ```text
 //!   queued ──start──▶ running ──end──▶ done | failed | cancelled
-//!      └───────────────end─────────▶ cancelled | failed
+//!    ▲ │ ▲ ◀──retry──── │  ▲
+//!    │ │ └───────────┐  │  └──────────── resume, cancel ──┐
+//!    │ └──pause──▶ paused (not begun) └──pause──▶ paused (begun)
+//!    └── resume, cancel ┘
+//!    queued ──end──▶ cancelled | failed
 //! ```
 //!
-//! What a running job has done is the list of its intents with their outcomes; there is no other progress to fall out
+//! A pause of a running job is a wish first: it rests where nothing of it is under way that must not be left so, such as
+//! a frozen guest. What a running job has done is the list of its intents with their outcomes; there is no other progress to fall out
 //! of step with the journal.
 
 use std::fmt;
@@ -15,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::{Illegal, Stamp, State, unknown};
 use crate::effect::{EffectKind, Intent};
 use crate::ids::{IntentId, JobId, RepositoryName, Time, VmId};
-use crate::outcome::{Done, Failure, Outcome};
-use crate::record::{BackupPlanned, Due, End, ExportPlanned, JobQueued, Work};
+use crate::outcome::{Done, Failure, FailureClass, Outcome};
+use crate::record::{
+    BackupPlanned, CancelAsked, Due, End, ExportPlanned, JobEnded, JobQueued, JobRetried, Terms, Work,
+};
 
 /// A queued unit of work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +46,35 @@ pub struct Job {
     pub ended: Option<Time>,
     /// Whether it is to be cancelled.
     pub cancel_asked: bool,
+    /// Whether it is to rest.
+    pub pause_asked: bool,
+    /// How it waits.
+    pub terms: Terms,
+    /// The repository that it works in: its own, or that of its restore point.
+    pub repository: Option<RepositoryName>,
+    /// The next try does not start before this.
+    pub not_before: Time,
+    /// What kind of failure ended it.
+    pub class: Option<FailureClass>,
+    /// The tries that failed before this one.
+    pub tries: Vec<Try>,
     /// A backup's plan, once it is made.
-    pub plan: Option<BackupPlanned>,
+    pub plan: Option<Box<BackupPlanned>>,
     /// An export's plan, once it is made.
-    pub export: Option<ExportPlanned>,
-    /// Its intents in order.
+    pub export: Option<Box<ExportPlanned>>,
+    /// The intents of this try, in order.
     pub steps: Vec<Step>,
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// When.
+    pub ended: Time,
+    /// Why.
+    pub reason: String,
+    /// What kind of failure it was.
+    pub class: FailureClass,
 }
 
 /// One intent of a job.
@@ -86,6 +116,8 @@ pub enum JobState {
     Queued,
     /// It is being worked on.
     Running,
+    /// It rests until an operator lets it go on. Where it has begun, what it has made stays, and its VM is its own.
+    Paused,
     /// It did what it was to do.
     Done,
     /// It did not.
@@ -107,6 +139,7 @@ impl fmt::Display for JobState {
         f.pad(match self {
             JobState::Queued => "queued",
             JobState::Running => "running",
+            JobState::Paused => "paused",
             JobState::Done => "done",
             JobState::Failed => "failed",
             JobState::Cancelled => "cancelled",
@@ -195,17 +228,73 @@ impl Job {
     pub(super) fn start(&mut self, now: Time) -> Result<(), Illegal> {
         self.expect(self.state == JobState::Queued)?;
         self.state = JobState::Running;
+        self.reason = None;
         self.started = Some(now);
         Ok(())
     }
 
-    pub(super) fn ask_cancel(&mut self) -> Result<(), Illegal> {
+    /// Which try this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        u32::try_from(self.tries.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
+    /// Whether the present try has begun and is not over: its VM is its own.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !self.state.is_over() && self.started.is_some()
+    }
+
+    pub(super) fn ask_cancel(&mut self, it: &CancelAsked) -> Result<(), Illegal> {
         self.expect(!self.state.is_over())?;
         self.cancel_asked = true;
+        self.reason.clone_from(&it.why);
+        // To be cancelled is to clean up, which a job at rest does not.
+        self.go_on();
         Ok(())
     }
 
-    pub(super) fn end(&mut self, now: Time, end: End, reason: Option<String>) -> Result<(), Illegal> {
+    pub(super) fn ask_pause(&mut self, paused: bool) -> Result<(), Illegal> {
+        self.expect(!self.state.is_over() && !self.cancel_asked)?;
+        match (self.state, paused) {
+            (JobState::Queued, true) => self.state = JobState::Paused,
+            (_, true) => self.pause_asked = true,
+            (_, false) => self.go_on(),
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self) {
+        self.pause_asked = false;
+        if self.state == JobState::Paused {
+            self.state = if self.started.is_some() { JobState::Running } else { JobState::Queued };
+        }
+    }
+
+    pub(super) fn pause(&mut self) -> Result<(), Illegal> {
+        self.expect(self.state == JobState::Running && self.pause_asked && self.open_step().is_none())?;
+        self.state = JobState::Paused;
+        self.pause_asked = false;
+        Ok(())
+    }
+
+    pub(super) fn retry(&mut self, now: Time, it: &JobRetried) -> Result<(), Illegal> {
+        self.expect(self.state == JobState::Running && !self.cancel_asked)?;
+        self.tries.push(Try { ended: now, reason: it.reason.clone(), class: it.class });
+        self.reason = Some(it.reason.clone());
+        self.not_before = it.not_before;
+        self.started = None;
+        self.plan = None;
+        self.export = None;
+        self.steps.clear();
+        // Who asked for a rest gets it: before the next try.
+        self.state = if self.pause_asked { JobState::Paused } else { JobState::Queued };
+        self.pause_asked = false;
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, now: Time, it: &JobEnded) -> Result<(), Illegal> {
+        let end = it.end;
         let may = match self.state {
             JobState::Running => true,
             JobState::Queued => end != End::Done,
@@ -217,7 +306,12 @@ impl Job {
             End::Failed => JobState::Failed,
             End::Cancelled => JobState::Cancelled,
         };
-        self.reason = reason;
+        // A cancellation that says nothing itself was asked for with the reason that stands there.
+        if it.reason.is_some() || end != End::Cancelled {
+            self.reason.clone_from(&it.reason);
+        }
+        self.class = it.class;
+        self.pause_asked = false;
         self.ended = Some(now);
         Ok(())
     }
@@ -246,23 +340,35 @@ impl State {
             return Err(Illegal::Reused(it.job.to_string()));
         }
         self.next.job = it.job.next();
-        self.jobs.insert(
-            it.job,
-            Job {
-                id: it.job,
-                work: it.work.clone(),
-                due: it.due.clone(),
-                state: JobState::Queued,
-                reason: None,
-                created: at.time,
-                started: None,
-                ended: None,
-                cancel_asked: false,
-                plan: None,
-                export: None,
-                steps: Vec::new(),
-            },
-        );
+        let point = match &it.work {
+            Work::Restore(work) => Some(work.point),
+            Work::Forget { point } => Some(*point),
+            _ => None,
+        };
+        let of_point = || self.points.get(&point?).map(|point| &point.repository);
+        let repository = it.work.repository().or_else(of_point).cloned();
+        let job = Job {
+            id: it.job,
+            work: it.work.clone(),
+            due: it.due.clone(),
+            state: JobState::Queued,
+            reason: None,
+            created: at.time,
+            started: None,
+            ended: None,
+            cancel_asked: false,
+            pause_asked: false,
+            terms: it.terms.clone(),
+            repository,
+            not_before: it.due.as_ref().map_or(at.time, |due| due.not_before),
+            class: None,
+            tries: Vec::new(),
+            plan: None,
+            export: None,
+            steps: Vec::new(),
+        };
+        self.index.queue.put_in(&job);
+        self.jobs.insert(it.job, job);
         Ok(())
     }
 
@@ -275,7 +381,7 @@ impl State {
         }
         let job = self.jobs.get_mut(&it.job).ok_or_else(|| unknown(it.job))?;
         job.expect(job.state == JobState::Running && job.plan.is_none())?;
-        job.plan = Some(it.clone());
+        job.plan = Some(Box::new(it.clone()));
         self.next.point = it.point.next();
         self.next.checkpoint = it.checkpoint.next();
         Ok(())
@@ -284,7 +390,7 @@ impl State {
     pub(super) fn plan_export(&mut self, it: &ExportPlanned) -> Result<(), Illegal> {
         let job = self.jobs.get_mut(&it.job).ok_or_else(|| unknown(it.job))?;
         job.expect(job.state == JobState::Running && job.export.is_none())?;
-        job.export = Some(it.clone());
+        job.export = Some(Box::new(it.clone()));
         Ok(())
     }
 }

@@ -4,7 +4,10 @@
 //! Time comes from the frames. Knows nothing about how records are stored, and decides nothing.
 
 mod chain;
+mod index;
 mod job;
+mod notice;
+mod queue;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -14,14 +17,17 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 pub use chain::{Chain, Checkpoint, Lost, Tracked};
-pub use job::{Job, JobState, Step};
+pub use job::{Job, JobState, Step, Try};
+pub use notice::{Alarm, Notice};
+pub use queue::{Lane, LaneClass, Place, Queue};
 
 use crate::effect::{Consistency, DiskMode, Effect, Intent, RepositoryAddress, VmAddress, Way};
 use crate::ids::{
-    BitmapId, CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, PointId, PolicyName, Process,
-    RepositoryName, Time, VmId, VmName,
+    BitmapId, CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, NoticeId, PointId, PolicyName,
+    Process, RepositoryName, Time, VmId, VmName,
 };
-use crate::record::{End, Record};
+use crate::notice::Subject;
+use crate::record::{JobEnded, Record};
 
 /// How many finished jobs the state keeps; older ones are found in the history index.
 pub const FINISHED_JOBS_KEPT: usize = 200;
@@ -61,6 +67,13 @@ pub struct State {
     pub open: BTreeMap<IntentId, Open>,
     /// The restore points.
     pub points: BTreeMap<PointId, Point>,
+    /// What the operator is to be told and was not yet.
+    pub notices: BTreeMap<NoticeId, Notice>,
+    /// What the operator was told to be amiss, and not yet to be well again.
+    pub alarms: BTreeMap<Subject, Alarm>,
+    /// The same by other keys. Not written into bases: it follows from the rest.
+    #[serde(skip)]
+    index: index::Index,
 }
 
 /// The next number of each kind. Never goes back.
@@ -76,6 +89,8 @@ pub struct Next {
     pub checkpoint: CheckpointId,
     /// The next bitmap.
     pub bitmap: BitmapId,
+    /// The next notice.
+    pub notice: NoticeId,
 }
 
 impl Default for Next {
@@ -86,6 +101,7 @@ impl Default for Next {
             point: PointId(1),
             checkpoint: CheckpointId(1),
             bitmap: BitmapId(1),
+            notice: NoticeId(1),
         }
     }
 }
@@ -152,6 +168,14 @@ pub struct Policy {
     pub paused: bool,
     /// For each schedule, by its key: up to where its runs are accounted for. One that is not here begins at `applied`.
     pub cursors: BTreeMap<String, Time>,
+}
+
+impl Policy {
+    /// Up to where a schedule's runs are accounted for.
+    #[must_use]
+    pub fn cursor(&self, schedule: &str) -> Time {
+        self.cursors.get(schedule).copied().unwrap_or(self.applied)
+    }
 }
 
 /// An open intent.
@@ -293,7 +317,9 @@ impl State {
             Record::RecordsLost(it) => self.skip_numbers(it.last.saturating_sub(it.first) + 1),
             Record::VmAdded(it) => self.add_vm(at, it)?,
             Record::VmRemoved(it) => {
-                self.vms.remove(&it.vm).ok_or_else(|| unknown(it.vm))?;
+                let vm = self.vms.remove(&it.vm).ok_or_else(|| unknown(it.vm))?;
+                self.index.forget_name(&vm.address.name);
+                self.alarms.retain(|subject, _| subject.vm() != Some(it.vm));
             }
             Record::ProcessSeen(it) => {
                 let vm = self.vm_mut(it.vm)?;
@@ -320,21 +346,26 @@ impl State {
             }
             Record::RunSkipped(_) => {}
             Record::JobQueued(it) => self.queue_job(at, it)?,
-            Record::JobStarted(it) => self.job_mut(it.job)?.start(at.time)?,
+            Record::JobStarted(it) => self.change_job(it.job, |job| job.start(at.time))?,
             Record::BackupPlanned(it) => self.plan_backup(it)?,
             Record::ExportPlanned(it) => self.plan_export(it)?,
-            Record::CancelAsked(it) => self.job_mut(it.job)?.ask_cancel()?,
-            Record::JobEnded(it) => self.end_job(at, it.job, it.end, it.reason.clone())?,
+            Record::CancelAsked(it) => self.change_job(it.job, |job| job.ask_cancel(it))?,
+            Record::JobEnded(it) => self.end_job(at, it)?,
+            Record::JobRetried(it) => self.change_job(it.job, |job| job.retry(at.time, it))?,
+            Record::PauseAsked(it) => self.change_job(it.job, |job| job.ask_pause(it.paused))?,
+            Record::JobPaused(it) => self.change_job(it.job, Job::pause)?,
             Record::IntentOpened(it) => self.open_intent(at, &it.intent)?,
             Record::IntentAdopted(it) => {
                 self.open.get_mut(&it.intent).ok_or_else(|| unknown(it.intent))?.owner = at.epoch;
             }
             Record::IntentSettled(it) => self.settle(it)?,
+            Record::NoticeRaised(it) => self.raise(at, it)?,
+            Record::NoticeSettled(it) => self.settle_notice(it)?,
             Record::PointHeld(it) => {
                 self.points.get_mut(&it.point).ok_or_else(|| unknown(it.point))?.held = it.held;
             }
             Record::PointGone(it) => {
-                self.points.remove(&it.point).ok_or_else(|| unknown(it.point))?;
+                self.remove_point(it.point).ok_or_else(|| unknown(it.point))?;
             }
         }
         Ok(())
@@ -343,12 +374,31 @@ impl State {
     /// The VM of this name.
     #[must_use]
     pub fn vm_named(&self, name: &VmName) -> Option<(VmId, &Vm)> {
-        self.vms.iter().find(|(_, vm)| vm.address.name == *name).map(|(id, vm)| (*id, vm))
+        let id = self.index.vm_named(name)?;
+        self.vms.get(&id).map(|vm| (id, vm))
     }
 
     /// The restore points of a VM, oldest first.
     pub fn points_of(&self, vm: VmId) -> impl DoubleEndedIterator<Item = &Point> {
-        self.points.values().filter(move |point| point.vm == vm)
+        self.index.points_of(vm).filter_map(move |point| self.points.get(&point))
+    }
+
+    /// The finished jobs that are kept, in the order in which they ended.
+    pub fn finished(&self) -> impl Iterator<Item = &Job> {
+        self.finished.iter().filter_map(|job| self.jobs.get(job))
+    }
+
+    /// The jobs by what they wait for and hold.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.index.queue
+    }
+
+    /// The same state with what follows from it, which is not written: for whoever reads one.
+    #[must_use]
+    pub fn indexed(mut self) -> State {
+        self.index = index::Index::of(&self.vms, &self.jobs, &self.points);
+        self
     }
 
     /// The open intents that touch a VM's QEMU.
@@ -366,9 +416,9 @@ impl State {
 
     /// A record uses at most one number of each kind, and of bitmaps one for each disk.
     fn skip_numbers(&mut self, lost: u64) {
-        let Next { intent, job, point, checkpoint, bitmap } = &mut self.next;
+        let Next { intent, job, point, checkpoint, bitmap, notice } = &mut self.next;
         bitmap.0 += lost * DISKS_MAX;
-        for number in [&mut intent.0, &mut job.0, &mut point.0, &mut checkpoint.0] {
+        for number in [&mut intent.0, &mut job.0, &mut point.0, &mut checkpoint.0, &mut notice.0] {
             *number += lost;
         }
         if let Some(epoch) = &mut self.epoch {
@@ -381,6 +431,7 @@ impl State {
         if self.vms.contains_key(&id) || self.vm_named(&it.vm.name).is_some() {
             return Err(Illegal::Present(it.vm.name.to_string()));
         }
+        self.index.know_name(&it.vm.name, id);
         self.vms.insert(
             id,
             Vm {
@@ -432,7 +483,7 @@ impl State {
             self.vm_mut(vm)?;
         }
         if let Some(job) = intent.job {
-            self.job_mut(job)?.push_step(intent)?;
+            self.change_job(job, |job| job.push_step(intent))?;
         }
         if let Effect::Freeze(freeze) = &intent.effect {
             self.vm_mut(freeze.vm.id)?.thaw_owed = Some(intent.id);
@@ -452,17 +503,32 @@ impl State {
         self.vms.get_mut(&vm).ok_or_else(|| unknown(vm))
     }
 
-    fn job_mut(&mut self, job: JobId) -> Result<&mut Job, Illegal> {
-        self.jobs.get_mut(&job).ok_or_else(|| unknown(job))
-    }
-
     fn policy_mut(&mut self, name: &PolicyName) -> Result<&mut Policy, Illegal> {
         self.policies.get_mut(name).ok_or_else(|| unknown(name))
     }
 
-    fn end_job(&mut self, at: Stamp, job: JobId, end: End, reason: Option<String>) -> Result<(), Illegal> {
-        self.job_mut(job)?.end(at.time, end, reason)?;
-        self.finished.push_back(job);
+    /// Every change of what the queue is made of goes this way.
+    fn change_job(
+        &mut self,
+        job: JobId,
+        change: impl FnOnce(&mut Job) -> Result<(), Illegal>,
+    ) -> Result<(), Illegal> {
+        let job = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
+        self.index.queue.take_out(job);
+        let changed = change(job);
+        self.index.queue.put_in(job);
+        changed
+    }
+
+    fn remove_point(&mut self, point: PointId) -> Option<Point> {
+        let point = self.points.remove(&point)?;
+        self.index.forget_point(&point);
+        Some(point)
+    }
+
+    fn end_job(&mut self, at: Stamp, it: &JobEnded) -> Result<(), Illegal> {
+        self.change_job(it.job, |job| job.end(at.time, it))?;
+        self.finished.push_back(it.job);
         if self.finished.len() > FINISHED_JOBS_KEPT
             && let Some(oldest) = self.finished.pop_front()
         {

@@ -15,10 +15,13 @@ impl State {
             Outcome::Failed(_) => self.settle_failed(&intent),
         }
         self.open.remove(&it.intent);
-        if let Some(job) = intent.job.and_then(|job| self.jobs.get_mut(&job)) {
-            job.settle_step(it.intent, &it.outcome);
+        match intent.job.filter(|job| self.jobs.contains_key(job)) {
+            None => Ok(()),
+            Some(job) => self.change_job(job, |job| {
+                job.settle_step(it.intent, &it.outcome);
+                Ok(())
+            }),
         }
-        Ok(())
     }
 
     fn settle_failed(&mut self, intent: &Intent) {
@@ -45,7 +48,7 @@ impl State {
             }
             (Effect::Store(store), Done::Stored(stored)) => self.point_made(intent, store, stored)?,
             (Effect::Forget(forget), Done::Plain) => {
-                self.points.remove(&forget.point);
+                self.remove_point(forget.point);
             }
             // One that is ours already was opened with other limits: they hold from now on.
             (Effect::OpenRepository(open), Done::Opened { .. }) => {
@@ -134,6 +137,8 @@ impl State {
             disks,
             left_out: store.left_out.clone(),
         };
+        self.remove_point(point.id);
+        self.index.know_point(&point);
         self.points.insert(point.id, point);
         for (asked, got) in store.disks.iter().zip(&stored.disks) {
             if let Some(distrust) = &got.distrust {

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::record::{CancelAsked, EpochBegan, Installed, JobEnded, JobQueued, JobStarted, VmAdded, Work};
+use crate::record::{
+    CancelAsked, End, EpochBegan, Installed, JobEnded, JobQueued, JobStarted, Terms, VmAdded, Work,
+};
 
 fn stamp(epoch: u64) -> Stamp {
     Stamp { epoch: Epoch(epoch), time: Time(1_000_000) }
@@ -31,7 +33,7 @@ fn started() -> State {
 
 fn job(number: u64) -> Record {
     let vm = VmId(uuid::Uuid::from_u128(7));
-    JobQueued { job: JobId(number), work: Work::Reconcile { vm }, due: None }.into()
+    JobQueued { job: JobId(number), work: Work::Reconcile { vm }, due: None, terms: Terms::default() }.into()
 }
 
 #[test]
@@ -45,7 +47,7 @@ fn a_refused_record_changes_nothing() {
         vm_added("web").into(),
         job(1),
         JobStarted { job: JobId(9) }.into(),
-        JobEnded { job: JobId(1), end: End::Done, reason: None }.into(),
+        JobEnded { job: JobId(1), end: End::Done, reason: None, class: None }.into(),
     ];
     for record in refused {
         assert!(state.apply(stamp(1), &record).is_err(), "{record:?}");
@@ -75,8 +77,8 @@ fn a_job_goes_from_state_to_state_and_never_back() {
     state.apply(stamp(1), &job(1)).unwrap();
     state.apply(stamp(1), &JobStarted { job: JobId(1) }.into()).unwrap();
     assert!(state.apply(stamp(1), &JobStarted { job: JobId(1) }.into()).is_err());
-    state.apply(stamp(1), &CancelAsked { job: JobId(1) }.into()).unwrap();
-    let ended = JobEnded { job: JobId(1), end: End::Cancelled, reason: None }.into();
+    state.apply(stamp(1), &CancelAsked { job: JobId(1), why: None }.into()).unwrap();
+    let ended = JobEnded { job: JobId(1), end: End::Cancelled, reason: None, class: None }.into();
     state.apply(stamp(1), &ended).unwrap();
     assert_eq!(state.jobs[&JobId(1)].state, JobState::Cancelled);
     assert!(state.apply(stamp(1), &ended).is_err());
@@ -87,7 +89,7 @@ fn finished_jobs_do_not_pile_up() {
     let mut state = started();
     for number in 1..=(FINISHED_JOBS_KEPT as u64 + 50) {
         state.apply(stamp(1), &job(number)).unwrap();
-        let ended = JobEnded { job: JobId(number), end: End::Cancelled, reason: None };
+        let ended = JobEnded { job: JobId(number), end: End::Cancelled, reason: None, class: None };
         state.apply(stamp(1), &ended.into()).unwrap();
     }
     assert_eq!(state.jobs.len(), FINISHED_JOBS_KEPT);

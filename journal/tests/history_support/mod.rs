@@ -101,7 +101,10 @@ impl Historian {
         let next = self.state.next;
         let vm = self.some_vm()?;
         Some(match self.dice.random_range(0..12) {
-            0..3 => JobQueued { job: next.job, work: Work::Reconcile { vm }, due: None }.into(),
+            0..3 => {
+                JobQueued { job: next.job, work: Work::Reconcile { vm }, due: None, terms: Terms::default() }
+                    .into()
+            }
             3..5 => JobStarted { job: self.some_job(JobState::Queued)? }.into(),
             5..7 => {
                 let (job, vm) = (self.some_job(JobState::Running)?, self.state.vms[&vm].address.clone());
@@ -112,11 +115,21 @@ impl Historian {
                 IntentOpened { intent: Intent { id: next.intent, job: Some(job), effect } }.into()
             }
             7..10 => self.settled()?,
-            10 => CancelAsked { job: self.some_job(JobState::Running)? }.into(),
+            10 if self.dice.random() => {
+                let job = self.some_job(JobState::Running)?;
+                let asked = PauseAsked { job, paused: self.dice.random() };
+                (!self.state.jobs[&job].cancel_asked).then_some(asked)?.into()
+            }
+            10 => CancelAsked { job: self.some_job(JobState::Running)?, why: None }.into(),
             _ => {
                 let job = self.some_job(JobState::Running)?;
-                JobEnded { job, end: End::Done, reason: self.dice.random::<bool>().then(|| "so".into()) }
-                    .into()
+                JobEnded {
+                    job,
+                    end: End::Done,
+                    reason: self.dice.random::<bool>().then(|| "so".into()),
+                    class: None,
+                }
+                .into()
             }
         })
     }

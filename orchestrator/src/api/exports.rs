@@ -79,7 +79,7 @@ pub(super) async fn remove(Extract(api): Extract<Api>, Path(id): Path<String>) -
                 let why = job.reason.as_deref().unwrap_or("no reason was given");
                 return Err(Refusal::not_found(format!("export {id} has ended already: {why}")));
             }
-            let asked = CancelAsked { job: job.id };
+            let asked = CancelAsked { job: job.id, why: None };
             Ok((if job.cancel_asked { Vec::new() } else { vec![asked.into()] }, job.id))
         })
         .await?;
@@ -152,7 +152,8 @@ fn view(shared: &Shared, state: &State, job: &Job, work: &ExportWork) -> ExportV
 
 fn stage(job: &Job, open: bool) -> &'static str {
     match job.state {
-        JobState::Queued => "queued",
+        // Exports are not paused.
+        JobState::Queued | JobState::Paused => "queued",
         JobState::Running if open => "open",
         JobState::Running if job.cancel_asked || job.last(EffectKind::Offer).is_some() => "ending",
         JobState::Running => "beginning",

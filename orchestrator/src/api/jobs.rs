@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State as Extract};
-use journal::record::{CancelAsked, Work};
-use journal::state::{Job, JobState};
+use journal::record::{CancelAsked, PauseAsked, Work};
+use journal::state::{Job, JobState, Try};
 use journal::{JobId, State, VmId};
 use serde::Deserialize;
 
-use super::view::{JobView, ProgressView, StepView};
+use super::view::{JobView, ProgressView, StepView, TryView};
 use super::{Answer, Api};
-use crate::decide::queue;
-use crate::drive::{Refusal, Shared};
+use crate::decide::{queue, retry};
+use crate::drive::{self, Refusal, Shared};
 
 /// How many jobs a list shows, beside those that are not over.
 const LISTED: usize = 500;
@@ -85,7 +85,7 @@ pub(super) async fn show(
     }
 }
 
-async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> {
+pub(super) async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> {
     let missing = || Refusal::not_found(format!("no job `{id}`; `job list` shows them"));
     let parsed: JobId = id.parse().map_err(|_| missing())?;
     let state = shared.state.read().await;
@@ -104,8 +104,41 @@ pub(super) async fn cancel(Extract(api): Extract<Api>, Path(id): Path<String>) -
         if job.state.is_over() {
             return Err(Refusal::usage(format!("{named} is {} already", job.state)));
         }
-        let asked = CancelAsked { job: job.id };
+        let asked = CancelAsked { job: job.id, why: None };
         Ok((if job.cancel_asked { Vec::new() } else { vec![asked.into()] }, ()))
+    })
+    .await?;
+    find(&api.shared, &id).await.map(Json)
+}
+
+pub(super) async fn pause(Extract(api): Extract<Api>, Path(id): Path<String>) -> Answer<JobView> {
+    set_paused(&api, id, true).await
+}
+
+pub(super) async fn resume(Extract(api): Extract<Api>, Path(id): Path<String>) -> Answer<JobView> {
+    set_paused(&api, id, false).await
+}
+
+async fn set_paused(api: &Api, id: String, paused: bool) -> Answer<JobView> {
+    let named = id.clone();
+    api.propose(move |state, _| {
+        let missing =
+            || Refusal::not_found(format!("no job `{named}` that is not over; `job list` shows them"));
+        let job = named.parse().ok().and_then(|id: JobId| state.jobs.get(&id)).ok_or_else(missing)?;
+        if job.state.is_over() {
+            return Err(Refusal::usage(format!("{named} is {} already", job.state)));
+        }
+        if job.cancel_asked {
+            return Err(Refusal::usage(format!("{named} is being cancelled")));
+        }
+        if paused && matches!(job.work, Work::Export(_)) {
+            return Err(Refusal::usage(format!(
+                "{named} is an export, which does nothing that could rest; `export remove {named}` ends it"
+            )));
+        }
+        let rests = job.pause_asked || job.state == JobState::Paused;
+        let asked = PauseAsked { job: job.id, paused };
+        Ok((if rests == paused { Vec::new() } else { vec![asked.into()] }, ()))
     })
     .await?;
     find(&api.shared, &id).await.map(Json)
@@ -121,7 +154,7 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
                 let stored = job.last(journal::EffectKind::Store).is_some_and(|step| step.done().is_some());
                 stored.then_some(plan.point)
             };
-            job.plan.as_ref().and_then(made)
+            job.plan.as_deref().and_then(made)
         }
     };
     let vm_of_point = || {
@@ -136,8 +169,16 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
         vm: vm.or_else(vm_of_point),
         state: job.state.to_string(),
         policy: job.due.as_ref().map(|due| due.policy.to_string()),
-        attempt: 1,
-        reason: job.reason.clone().or_else(|| waits(shared, state, job)),
+        attempt: job.attempt(),
+        reason: waits(shared, state, job).or_else(|| job.reason.clone()),
+        advice: job
+            .class
+            .filter(|_| job.state == JobState::Failed)
+            .map(|class| retry::advice(class).to_owned()),
+        tries: job.tries.iter().map(try_view).collect(),
+        retries: job.terms.retries.map(|job| job.to_string()),
+        request: job.terms.request.map(|job| job.to_string()),
+        priority: job.terms.priority,
         created: job.created.to_string(),
         started: job.started.map(|at| at.to_string()),
         ended: job.ended.map(|at| at.to_string()),
@@ -153,7 +194,21 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
 
 /// What a job waits for that an operator should know of, or do something about.
 pub(super) fn waits(shared: &Shared, state: &State, job: &Job) -> Option<String> {
-    if let Some(export) = queue::waits_for_export(state, job).filter(|_| job.state == JobState::Queued) {
+    if job.pause_asked {
+        return Some("it comes to rest where nothing of it must be left as it is".to_owned());
+    }
+    if job.state != JobState::Queued {
+        return None;
+    }
+    if let Some(trouble) = shared.trouble().filter(|_| !job.work.frees_room()) {
+        return Some(format!("{}; {}", trouble.what, trouble.advice));
+    }
+    if job.not_before > drive::now() {
+        let last =
+            job.tries.last().map(|last| format!("; the last try: {}", last.reason)).unwrap_or_default();
+        return Some(format!("not before {}{last}", job.not_before));
+    }
+    if let Some(export) = queue::waits_for_export(state, job) {
         let until = super::exports::expires(export).map(|at| format!(" until {at}"));
         return Some(format!(
             "an export of the VM, {id}, is open{until}; `export remove {id}` ends it",
@@ -161,9 +216,15 @@ pub(super) fn waits(shared: &Shared, state: &State, job: &Job) -> Option<String>
             until = until.unwrap_or_default()
         ));
     }
-    let waiting = job.state == JobState::Queued && !job.work.frees_room();
-    let trouble = shared.trouble().filter(|_| waiting)?;
-    Some(format!("{}; {}", trouble.what, trouble.advice))
+    let looks = matches!(job.work, Work::Reconcile { .. });
+    let mut holders = state.queue().holders_of(job.work.vm()?);
+    let holder =
+        holders.find(|it| !(looks && state.jobs.get(it).is_some_and(|holder| holder.is_offering())))?;
+    Some(format!("{holder} is at work on this VM"))
+}
+
+fn try_view(it: &Try) -> TryView {
+    TryView { ended: it.ended.to_string(), reason: it.reason.clone() }
 }
 
 /// A VM that is no longer managed has the name that its restore points carry.
@@ -184,7 +245,7 @@ fn step_view(step: &journal::state::Step) -> StepView {
 /// Changes whenever what is shown does. Stays below 2^53, so that every JSON reader keeps it whole.
 fn revision(view: &JobView) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (&view.state, &view.reason, view.steps.len()).hash(&mut hasher);
+    (&view.state, &view.reason, view.attempt, view.steps.len()).hash(&mut hasher);
     view.steps.last().map(|step| step.outcome.is_some()).hash(&mut hasher);
     view.progress.map(|progress| (progress.done, progress.total)).hash(&mut hasher);
     hasher.finish() >> 11

@@ -13,7 +13,8 @@ use axum::extract::{Query, State as Extract};
 use journal::log::medium::{Disk, RealDisk};
 use journal::log::{Frame, Moved, Verification};
 use journal::record::{
-    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobStarted,
+    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobPaused, JobRetried,
+    JobStarted, PauseAsked,
 };
 use journal::replay::{Past, ReplayError, archivable};
 use journal::{Effect, IntentId, JobId, Record, State, Time, VmId};
@@ -179,7 +180,10 @@ impl Filter {
             Record::JobStarted(JobStarted { job })
             | Record::BackupPlanned(BackupPlanned { job, .. })
             | Record::ExportPlanned(ExportPlanned { job, .. })
-            | Record::CancelAsked(CancelAsked { job })
+            | Record::CancelAsked(CancelAsked { job, .. })
+            | Record::JobRetried(JobRetried { job, .. })
+            | Record::PauseAsked(PauseAsked { job, .. })
+            | Record::JobPaused(JobPaused { job })
             | Record::JobEnded(JobEnded { job, .. }) => self.jobs.contains(job),
             Record::IntentAdopted(IntentAdopted { intent, .. })
             | Record::IntentSettled(IntentSettled { intent, .. }) => self.intents.contains(intent),

@@ -9,17 +9,20 @@ mod doctor;
 mod exports;
 mod jobs;
 pub mod journal;
+mod metrics;
+mod notices;
 mod points;
 pub mod policies;
 mod repositories;
 mod restores;
+mod retries;
 pub mod view;
 mod vms;
 
 use std::sync::Arc;
 
 use ::journal::observation::{LookAt, RepositorySeen, VmSeen};
-use ::journal::record::{JobQueued, Work};
+use ::journal::record::{JobQueued, Terms, Work};
 use ::journal::{Record, State, Time, VmId};
 use axum::extract::State as Extract;
 use axum::http::StatusCode;
@@ -30,6 +33,9 @@ use tokio::sync::{mpsc, oneshot};
 use view::{ErrorCode, ErrorView, Health, JournalHealth, Submitted};
 
 use crate::drive::{Call, Examined, Refusal, Shared};
+
+/// The priority of what is asked for by hand: somebody waits for it.
+const BY_HAND: i8 = 5;
 
 /// What every handler is given.
 #[derive(Debug, Clone)]
@@ -69,12 +75,17 @@ pub(crate) fn router(shared: Arc<Shared>, calls: mpsc::Sender<Call>) -> Router {
         .route("/jobs", get(jobs::list))
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/pause", post(jobs::pause))
+        .route("/jobs/{id}/resume", post(jobs::resume))
+        .route("/jobs/{id}/retry", post(retries::start))
+        .route("/notices", get(notices::list))
+        .route("/notices/test", post(notices::test))
         .route("/journal", get(journal::log))
         .route("/journal/verify", get(journal::verify))
         .route("/journal/state", get(journal::show))
         .route("/journal/archive", post(journal::archive))
         .route("/doctor", get(doctor::examine).post(doctor::apply));
-    Router::new().nest("/v1", v1).fallback(no_route).with_state(Api {
+    Router::new().nest("/v1", v1).route("/metrics", get(metrics::show)).fallback(no_route).with_state(Api {
         shared,
         calls,
         readers: Arc::default(),
@@ -169,8 +180,11 @@ impl Api {
                 let mut job = state.next.job;
                 let mut records = Vec::new();
                 let mut jobs = Vec::new();
-                for work in work(state)? {
-                    records.push(JobQueued { job, work, due: None }.into());
+                let all = work(state)?;
+                let request = (all.len() > 1).then_some(job);
+                for work in all {
+                    let terms = Terms { priority: BY_HAND, request, ..Terms::default() };
+                    records.push(JobQueued { job, work, due: None, terms }.into());
                     jobs.push(job.to_string());
                     job = job.next();
                 }

@@ -453,8 +453,18 @@ pub struct JobView {
     pub policy: Option<String>,
     /// Which try this is, from 1.
     pub attempt: u32,
-    /// Why, where there is something to say.
+    /// Why, where there is something to say; what it waits for, while it waits.
     pub reason: Option<String>,
+    /// What to do about its failure.
+    pub advice: Option<String>,
+    /// The tries that failed before this one.
+    pub tries: Vec<TryView>,
+    /// The job whose unfinished work it takes up.
+    pub retries: Option<String>,
+    /// The first job of the request that it is a part of.
+    pub request: Option<String>,
+    /// Its priority.
+    pub priority: i8,
     /// When it was queued.
     pub created: String,
     /// When it started.
@@ -471,6 +481,49 @@ pub struct JobView {
     pub progress: Option<ProgressView>,
     /// Changes whenever anything above does.
     pub revision: u64,
+}
+
+/// A try of a job that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TryView {
+    /// When.
+    pub ended: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A notice that is not delivered yet, `GET /v1/notices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoticeView {
+    /// Its id.
+    pub id: String,
+    /// `alarm`, `recovery` or `test`.
+    pub kind: String,
+    /// `backup`, `good-point` or `test`.
+    pub subject: String,
+    /// The VM's name.
+    pub vm: Option<String>,
+    /// What it says.
+    pub text: String,
+    /// Since when it is owed.
+    pub raised: String,
+}
+
+/// `POST /v1/notices/test`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoticeTested {
+    /// The notice.
+    pub id: String,
+    /// Whether the receiver took it in time.
+    pub delivered: bool,
+}
+
+/// `POST /v1/jobs/{id}/retry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryJob {
+    /// Everything of the same request that was not finished.
+    #[serde(default)]
+    pub request: bool,
 }
 
 /// One intent of a job.

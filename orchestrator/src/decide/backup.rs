@@ -11,7 +11,7 @@ use journal::record::{BackupPlanned, BackupWork, ConsistencyAsked, End};
 use journal::state::{Job, View, Vm};
 use journal::{EffectKind, FailureClass, IntentId, Process, State, Time};
 
-use super::jobs::{Observed, observed};
+use super::jobs::{Observed, observed, was_stopped};
 use super::plan::{Ground, new_bitmaps, plan};
 use super::{CheckStep, Decision, Live, expire, lint};
 
@@ -37,7 +37,9 @@ pub fn next(state: &State, live: &Live, job: &Job, work: &BackupWork, now: Time)
     };
     let Some(plan) = &job.plan else { return Some(make_plan(state, live, job, work, vm)) };
     let backup = Backup { state, live, job, work, vm, plan, now };
-    let view = vm.views.iter().find(|(_, view)| view.job == Some(job.id));
+    // Of this try: one that an earlier try left behind is taken down by reconcile.
+    let ours = |view: &IntentId| job.steps.iter().any(|step| step.intent == *view);
+    let view = vm.views.iter().find(|(id, view)| view.job == Some(job.id) && ours(id));
     Some(match view {
         Some((id, view)) => with_view(backup, *id, view),
         None => without_view(backup),
@@ -50,7 +52,7 @@ fn make_plan(state: &State, live: &Live, job: &Job, work: &BackupWork, vm: &Vm) 
     }
     let machine = match observed(live, work.vm) {
         Observed::NotYet => return Decision::check(work.vm, CheckStep::Want),
-        Observed::Unreachable(why) => return Decision::fail(job.id, why),
+        Observed::Unreachable(why) => return Decision::fail_as(job.id, FailureClass::Unreachable, why),
         Observed::Machine(machine) => machine,
     };
     let repositories = live.seen.get(&work.vm).map(|seen| &seen.repositories);
@@ -60,7 +62,7 @@ fn make_plan(state: &State, live: &Live, job: &Job, work: &BackupWork, vm: &Vm) 
     };
     let plan = match plan(Ground { state, vm, machine, repository }, job.id, work) {
         Ok(plan) => plan,
-        Err(reason) => return Decision::fail(job.id, reason),
+        Err(failure) => return Decision::fail_with(job, &failure),
     };
     let flaws = lint::flaws(state, vm, machine, &plan);
     if !flaws.is_empty() {
@@ -79,7 +81,7 @@ fn without_view(backup: Backup<'_>) -> Decision {
     if let Some(stored) = job.last(EffectKind::Store) {
         return match stored.failure() {
             None => expire::next(backup),
-            Some(failure) => over(job, failure.class, failure.what.clone()),
+            Some(failure) => Decision::fail_with(job, failure),
         };
     }
     let Some(begun) = job.last(EffectKind::Begin) else {
@@ -89,20 +91,21 @@ fn without_view(backup: Backup<'_>) -> Decision {
         return thaw;
     }
     match begun.failure() {
-        Some(failure) => over(job, failure.class, failure.what.clone()),
+        Some(failure) => Decision::fail_with(job, failure),
         None if job.cancel_asked => Decision::end(job.id, End::Cancelled, None),
-        None if backup.work.consistency == ConsistencyAsked::Required && !was_frozen(job) => Decision::fail(
-            job.id,
-            "the guest was not frozen any more when its view began, and that is required: it was thawed by somebody, or \
+        None if backup.work.consistency == ConsistencyAsked::Required && !was_frozen(job) => {
+            Decision::fail_as(
+                job.id,
+                FailureClass::Refused,
+                "the guest was not frozen any more when its view began, and that is required: it was thawed by somebody, or \
              restarted",
-        ),
-        None => Decision::fail(job.id, "the view was lost before it was read: QEMU ended, or its view broke"),
+            )
+        }
+        None => {
+            let why = "the view was lost before it was read: QEMU ended, or its view broke";
+            Decision::fail_as(job.id, FailureClass::ViewLost, why)
+        }
     }
-}
-
-fn over(job: &Job, class: FailureClass, what: String) -> Decision {
-    let cancelled = job.cancel_asked && class == FailureClass::Cancelled;
-    Decision::end(job.id, if cancelled { End::Cancelled } else { End::Failed }, Some(what))
 }
 
 fn before_view(backup: Backup<'_>) -> Decision {
@@ -114,8 +117,9 @@ fn before_view(backup: Backup<'_>) -> Decision {
     if work.consistency == ConsistencyAsked::Required
         && let Some(failure) = frozen.and_then(|step| step.failure())
     {
-        return Decision::fail(
+        return Decision::fail_as(
             job.id,
+            failure.class,
             format!("the guest was not frozen, and that is required: {}", failure.what),
         );
     }
@@ -134,7 +138,8 @@ fn before_view(backup: Backup<'_>) -> Decision {
         Observed::Machine(machine) => machine.process,
         Observed::NotYet => return Decision::check(work.vm, CheckStep::Want),
         Observed::Unreachable(why) => {
-            return thaw(backup).unwrap_or_else(|| Decision::fail(job.id, why));
+            let failed = || Decision::fail_as(job.id, FailureClass::Unreachable, why);
+            return thaw(backup).unwrap_or_else(failed);
         }
     };
     match begin(backup, process) {
@@ -209,8 +214,13 @@ fn with_view(backup: Backup<'_>, id: IntentId, view: &View) -> Decision {
     if let Some(failure) = job.last(EffectKind::End).and_then(|step| step.failure()) {
         // The view outlives the job, and reconcile takes it down when QEMU answers again.
         let what = format!("the view could not be taken down yet: {}", failure.what);
-        let stored = job.last(EffectKind::Store).and_then(|step| step.done()).is_some();
-        return Decision::end(job.id, if stored { End::Done } else { End::Failed }, Some(what));
+        let store = job.last(EffectKind::Store);
+        if store.is_some_and(|step| step.done().is_some()) {
+            return Decision::end(job.id, End::Done, Some(what));
+        }
+        // What kept the point from being made counts, and the view was only to be taken down after that.
+        let class = store.and_then(|step| step.failure()).map_or(failure.class, |failure| failure.class);
+        return Decision::fail_as(job.id, class, what);
     }
     let (Some(installation), Some(repository)) =
         (state.installation, state.repositories.get(&work.repository))
@@ -218,7 +228,12 @@ fn with_view(backup: Backup<'_>, id: IntentId, view: &View) -> Decision {
         return Decision::fail(job.id, format!("repository {} is not known", work.repository));
     };
     let worthless = work.consistency == ConsistencyAsked::Required && !was_frozen(job);
-    if job.last(EffectKind::Store).is_some() || job.cancel_asked || worthless {
+    // The one place where a backup rests: the guest is thawed, the view stays, and what is stored is not stored again.
+    let stored = job.last(EffectKind::Store).filter(|step| !was_stopped(job, step));
+    if job.pause_asked && stored.is_none() && !worthless {
+        return Decision::pause(job.id);
+    }
+    if stored.is_some() || job.cancel_asked || worthless {
         let end = EndView {
             vm: vm.address.clone(),
             process: view.process,

@@ -135,7 +135,7 @@ pub fn remove_all(state: &State, live: &Live, job: &Job, id: VmId, force: bool) 
     let Some(vm) = state.vms.get(&id) else { return Some(Decision::end(job.id, End::Done, None)) };
     if let Some(step) = job.last(EffectKind::Clean) {
         return Some(match step.failure() {
-            Some(failure) if !force => Decision::fail(job.id, failure.what.clone()),
+            Some(failure) if !force => Decision::fail_as(job.id, failure.class, failure.what.clone()),
             _ => remove(state, job, id),
         });
     }
@@ -145,7 +145,7 @@ pub fn remove_all(state: &State, live: &Live, job: &Job, id: VmId, force: bool) 
         Observed::Unreachable(_) if force => return Some(remove(state, job, id)),
         Observed::Unreachable(why) => {
             let advice = "its bitmaps would stay in its images; start it, or remove it with --force";
-            return Some(Decision::fail(job.id, format!("{why}; {advice}")));
+            return Some(Decision::fail_as(job.id, FailureClass::Unreachable, format!("{why}; {advice}")));
         }
     };
     let installation = state.installation?;
@@ -186,7 +186,7 @@ fn remove(state: &State, job: &Job, vm: VmId) -> Decision {
 fn finished(job: &Job, kind: EffectKind) -> Option<Decision> {
     let step = job.last(kind)?;
     Some(match step.failure() {
-        Some(failure) => Decision::fail(job.id, failure.what.clone()),
+        Some(failure) => Decision::fail_as(job.id, failure.class, failure.what.clone()),
         None => Decision::end(job.id, End::Done, None),
     })
 }
@@ -203,7 +203,7 @@ fn with_machine(
     }
     match observed(live, vm) {
         Observed::NotYet => Some(Decision::check(vm, CheckStep::Want)),
-        Observed::Unreachable(why) => Some(Decision::fail(job.id, why)),
+        Observed::Unreachable(why) => Some(Decision::fail_as(job.id, FailureClass::Unreachable, why)),
         Observed::Machine(machine) => decide(state.vms.get(&vm)?, machine),
     }
 }

@@ -125,11 +125,8 @@ pub fn expired<'a>(
 /// Points that an open job reads: as a parent, or to restore.
 #[must_use]
 pub fn parents_in_use(state: &State) -> BTreeSet<journal::PointId> {
-    let mut used = BTreeSet::new();
-    for job in state.jobs.values().filter(|job| !job.state.is_over()) {
-        if let Work::Restore(work) = &job.work {
-            used.insert(work.point);
-        }
+    let mut used: BTreeSet<_> = state.queue().read_points().collect();
+    for job in state.queue().holders().filter_map(|(_, job)| state.jobs.get(&job)) {
         // A plan whose point is made needs its parent no more: every point is complete in itself.
         let stored = job.last(EffectKind::Store).is_some_and(|step| step.done().is_some());
         for disk in job.plan.iter().filter(|_| !stored).flat_map(|plan| &plan.disks) {
@@ -184,10 +181,10 @@ pub fn needless(state: &State, vm: &Vm) -> Vec<CheckpointId> {
         needed.extend(points.peek().map(|point| point.checkpoint));
         needed.extend(points.find(|point| point.is_full()).map(|point| point.checkpoint));
     }
-    for job in state.jobs.values().filter(|job| !job.state.is_over()) {
+    for job in state.queue().of_vm(id).filter_map(|job| state.jobs.get(&job)) {
         match &job.work {
-            Work::Backup(work) if work.vm == id => needed.extend(work.since),
-            Work::Export(work) if work.vm == id => needed.extend(work.since),
+            Work::Backup(work) => needed.extend(work.since),
+            Work::Export(work) => needed.extend(work.since),
             _ => {}
         }
     }

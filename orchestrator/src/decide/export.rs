@@ -33,15 +33,16 @@ fn without_view(state: &State, live: &Live, job: &Job, work: &ExportWork, vm: &V
             Some(failure) if failure.class == FailureClass::Cancelled && job.cancel_asked => {
                 Decision::end(job.id, End::Done, Some(failure.what.clone()))
             }
-            Some(failure) => Decision::fail(job.id, failure.what.clone()),
+            Some(failure) => Decision::fail_with(job, failure),
         };
     }
     match job.last(EffectKind::Begin).map(|begun| begun.failure()) {
         _ if job.cancel_asked => Decision::end(job.id, End::Cancelled, None),
         None => begin(state, live, job, work, vm),
-        Some(Some(failure)) => Decision::fail(job.id, failure.what.clone()),
+        Some(Some(failure)) => Decision::fail_with(job, failure),
         Some(None) => {
-            Decision::fail(job.id, "the view was lost before it was offered: QEMU ended, or its view broke")
+            let why = "the view was lost before it was offered: QEMU ended, or its view broke";
+            Decision::fail_as(job.id, FailureClass::ViewLost, why)
         }
     }
 }
@@ -49,7 +50,7 @@ fn without_view(state: &State, live: &Live, job: &Job, work: &ExportWork, vm: &V
 fn begin(state: &State, live: &Live, job: &Job, work: &ExportWork, vm: &Vm) -> Decision {
     let machine = match observed(live, work.vm) {
         Observed::NotYet => return Decision::check(work.vm, CheckStep::Want),
-        Observed::Unreachable(why) => return Decision::fail(job.id, why),
+        Observed::Unreachable(why) => return Decision::fail_as(job.id, FailureClass::Unreachable, why),
         Observed::Machine(machine) => machine,
     };
     let Some(plan) = &job.export else {
@@ -145,7 +146,8 @@ fn view(state: &State, live: &Live, vm: &Vm, process: Process, plan: &ExportPlan
 fn with_view(state: &State, job: &Job, work: &ExportWork, vm: &Vm, id: IntentId, view: &View) -> Decision {
     if let Some(failure) = job.last(EffectKind::End).and_then(|step| step.failure()) {
         // The view outlives the job, and reconcile takes it down when QEMU answers again.
-        return Decision::fail(job.id, format!("the view could not be taken down yet: {}", failure.what));
+        let what = format!("the view could not be taken down yet: {}", failure.what);
+        return Decision::fail_as(job.id, failure.class, what);
     }
     let Some(installation) = state.installation else {
         return Decision::fail(job.id, "the journal has no installation record");

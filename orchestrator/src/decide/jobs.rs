@@ -2,19 +2,23 @@
 
 use journal::observation::{Machine, VmSeen};
 use journal::record::{End, Work};
-use journal::state::{Job, JobState, Step};
-use journal::{EffectKind, State, Time, VmId};
+use journal::state::{Job, Step};
+use journal::{EffectKind, FailureClass, State, Time, VmId};
 
-use super::{CheckStep, Decision, Live, backup, checkpoint, export, repository, restore};
+use super::{CheckStep, Decision, Live, backup, checkpoint, export, repository, restore, retry};
 
 /// The jobs that are running.
 pub fn running(state: &State) -> impl Iterator<Item = &Job> {
-    state.jobs.values().filter(|job| job.state == JobState::Running)
+    state.queue().running().filter_map(|job| state.jobs.get(&job))
 }
 
 /// The next step of a job, or `None` until something happens.
 #[must_use]
 pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision> {
+    step(state, live, job, now).map(|decision| retry::instead(decision, live, job, now))
+}
+
+fn step(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision> {
     if job.work.vm().is_some_and(|vm| live.checks.contains_key(&vm)) {
         return None;
     }
@@ -30,7 +34,7 @@ pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision
         Work::RemoveVm { vm, force } => checkpoint::remove_all(state, live, job, *vm, *force),
         Work::Reconcile { vm } => Some(match observed(live, *vm) {
             Observed::Machine(_) => Decision::end(job.id, End::Done, None),
-            Observed::Unreachable(why) => Decision::fail(job.id, why),
+            Observed::Unreachable(why) => Decision::fail_as(job.id, FailureClass::Unreachable, why),
             Observed::NotYet => Decision::check(*vm, CheckStep::Want),
         }),
         Work::AddRepository { repository, chunk_bytes } => {
@@ -47,7 +51,7 @@ pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision
     }
 }
 
-/// A job whose effect is on its way waits for it, passes a cancellation on, and gives up when nobody can tell what
+/// A job whose effect is on its way waits for it, passes a cancellation or a pause on, and gives up when nobody can tell what
 /// became of the effect: the intent stays open, and reconcile settles it when its QEMU answers again.
 fn wait(live: &Live, job: &Job, step: &Step) -> Option<Decision> {
     if !live.in_hand.contains(&step.intent) {
@@ -59,9 +63,11 @@ fn wait(live: &Live, job: &Job, step: &Step) -> Option<Decision> {
         };
         let reason =
             format!("{} `{}`: {why}; it is looked into again when QEMU answers", step.intent, step.kind);
-        return Some(Decision::fail(job.id, reason));
+        return Some(Decision::fail_as(job.id, FailureClass::Unreachable, reason));
     }
-    let stop = job.cancel_asked && can_be_stopped(step.kind) && !live.cancelling.contains(&step.intent);
+    // What is only offered to others has nothing that could rest.
+    let asked = job.cancel_asked || (job.pause_asked && step.kind != EffectKind::Offer);
+    let stop = asked && can_be_stopped(step.kind) && !live.cancelling.contains(&step.intent);
     stop.then(|| Decision { cancel: vec![step.intent], ..Decision::default() })
 }
 
@@ -71,6 +77,13 @@ fn can_be_stopped(kind: EffectKind) -> bool {
         kind,
         EffectKind::Store | EffectKind::Restore | EffectKind::Check | EffectKind::Prune | EffectKind::Offer
     )
+}
+
+/// Whether a long effect was stopped, and not because its job is to be cancelled: for a rest, after which it is begun
+/// again.
+#[must_use]
+pub fn was_stopped(job: &Job, step: &Step) -> bool {
+    !job.cancel_asked && step.failure().is_some_and(|failure| failure.class == FailureClass::Cancelled)
 }
 
 /// What is known of a VM that a job is about to touch.

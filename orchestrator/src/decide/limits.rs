@@ -1,4 +1,5 @@
-//! What an operator sets for all VMs: what a view may cost a guest, how much a bitmap is doubted, how long a chain may be.
+//! What an operator sets for all VMs: what a view may cost a guest, how much a bitmap is doubted, how long a chain may be, how
+//! much runs at once.
 
 use journal::effect::ViewLimits;
 
@@ -12,6 +13,14 @@ pub struct Limits {
     pub audit_chunks: u32,
     /// How many checkpoints a VM may have.
     pub checkpoints: usize,
+    /// How many jobs run at once.
+    pub jobs: usize,
+    /// How many of them in one repository.
+    pub jobs_per_repository: usize,
+    /// Whether there is somebody to notify.
+    pub notify: bool,
+    /// How old a VM's newest good restore point may be before somebody is notified, in microseconds.
+    pub good_point_within: Option<i64>,
 }
 
 impl Default for Limits {
@@ -19,6 +28,14 @@ impl Default for Limits {
         // A scratch file may fill what the agent leaves free on its file system in any case; a guest's own timeout for a
         // disk is 30 seconds and more.
         let view = ViewLimits { scratch_bytes: u64::MAX, stall_ms: 5_000 };
-        Self { view, audit_chunks: 8, checkpoints: 32 }
+        Self {
+            view,
+            audit_chunks: 8,
+            checkpoints: 32,
+            jobs: 4,
+            jobs_per_repository: usize::MAX,
+            notify: false,
+            good_point_within: None,
+        }
     }
 }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use journal::observation::{RepositorySeen, VmSeen};
-use journal::{IntentId, PolicyName, State, VmId};
-use policies::Policy;
+use journal::state::Policy as Recorded;
+use journal::{IntentId, NoticeId, PolicyName, State, Time, VmId};
+use policies::{Policy, due};
 
 use super::{CheckStep, Limits};
 
@@ -27,6 +28,8 @@ pub struct Live {
     pub checks: BTreeMap<VmId, (Check, u32)>,
     /// What was seen last of the VMs that were looked at, and accepted.
     pub seen: BTreeMap<VmId, Seen>,
+    /// Notices that are on their way.
+    pub telling: BTreeSet<NoticeId>,
     /// The policies, parsed.
     pub policies: BTreeMap<PolicyName, Parsed>,
     /// The operator's limits.
@@ -38,10 +41,13 @@ pub struct Live {
 /// A policy, and what it was parsed from.
 #[derive(Debug, Clone)]
 pub struct Parsed {
-    text: String,
-    paused: bool,
+    recorded: Recorded,
     /// The policy.
     pub policy: Policy,
+    /// The policies whose earlier runs are over before one of this policy starts.
+    pub after: Vec<PolicyName>,
+    /// The first instant of its schedules that is not answered for yet.
+    pub next: Option<Time>,
 }
 
 /// How far the look at a VM is.
@@ -80,7 +86,7 @@ impl Live {
         let mut unreadable = Vec::new();
         for (name, recorded) in &state.policies {
             let known = self.policies.get(name);
-            if known.is_some_and(|known| known.text == recorded.text && known.paused == recorded.paused) {
+            if known.is_some_and(|known| known.recorded == *recorded) {
                 continue;
             }
             let parsed = policies::file::read(&recorded.text).ok().and_then(|all| all.into_iter().next());
@@ -90,8 +96,10 @@ impl Live {
                 continue;
             };
             policy.paused |= recorded.paused;
-            let (text, paused) = (recorded.text.clone(), recorded.paused);
-            self.policies.insert(name.clone(), Parsed { text, paused, policy });
+            let cursor = |key: &str| Some(recorded.cursor(key).to_utc());
+            let next = due::next(&policy, cursor).map(Time::from);
+            let after = policy.after.iter().filter_map(|name| name.parse().ok()).collect();
+            self.policies.insert(name.clone(), Parsed { recorded: recorded.clone(), policy, after, next });
         }
         unreadable
     }
@@ -156,14 +164,14 @@ impl Live {
 
     /// Every VM for which the journal leaves something to be looked at: after a start, or now and then.
     fn unexplained(&self, state: &State) -> Vec<VmId> {
-        let running = |vm: VmId| super::jobs::running(state).any(|job| job.work.vm() == Some(vm));
+        let held = |vm: VmId| state.queue().holder(vm).is_some();
         let orphaned = |vm: VmId| state.open_on(vm).any(|open| !self.in_hand.contains(&open.intent.id));
         state
             .vms
             .iter()
             .filter(|(id, vm)| {
                 let owed = vm.thaw_owed.is_some() || !vm.views.is_empty();
-                !self.checks.contains_key(id) && (orphaned(**id) || (owed && !running(**id)))
+                !self.checks.contains_key(id) && (orphaned(**id) || (owed && !held(**id)))
             })
             .map(|(id, _)| *id)
             .collect()

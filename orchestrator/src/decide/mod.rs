@@ -12,16 +12,19 @@ pub mod jobs;
 pub mod limits;
 pub mod lint;
 pub mod live;
+pub mod notify;
 pub mod plan;
 pub mod queue;
 pub mod reconcile;
 pub mod repository;
 pub mod restore;
+pub mod retry;
 pub mod schedule;
 pub mod watch;
 
-use journal::record::{End, IntentAdopted, IntentOpened, JobEnded};
-use journal::{Effect, Intent, IntentId, JobId, Record, State, Time, VmId};
+use journal::record::{End, IntentAdopted, IntentOpened, JobEnded, JobPaused};
+use journal::state::Job;
+use journal::{Effect, Failure, FailureClass, Intent, IntentId, JobId, NoticeId, Record, State, Time, VmId};
 
 pub use limits::Limits;
 pub use live::{Check, Live, Seen};
@@ -37,6 +40,8 @@ pub struct Decision {
     pub cancel: Vec<IntentId>,
     /// What changes for the VMs under check.
     pub checks: Vec<(VmId, CheckStep)>,
+    /// Notices to deliver.
+    pub tell: Vec<NoticeId>,
 }
 
 /// A step of a VM's check.
@@ -72,13 +77,35 @@ impl Decision {
     /// The end of a job.
     #[must_use]
     pub fn end(job: JobId, end: End, reason: Option<String>) -> Self {
-        Self { records: vec![JobEnded { job, end, reason }.into()], ..Self::default() }
+        Self { records: vec![JobEnded { job, end, reason, class: None }.into()], ..Self::default() }
     }
 
-    /// A job's failure.
+    /// A job's failure that no further try heals.
     #[must_use]
     pub fn fail(job: JobId, reason: impl Into<String>) -> Self {
-        Self::end(job, End::Failed, Some(reason.into()))
+        Self::fail_as(job, FailureClass::Invalid, reason)
+    }
+
+    /// A job's failure, of a kind that says whether another try may help.
+    #[must_use]
+    pub fn fail_as(job: JobId, class: FailureClass, reason: impl Into<String>) -> Self {
+        let ended = JobEnded { job, end: End::Failed, reason: Some(reason.into()), class: Some(class) };
+        Self { records: vec![ended.into()], ..Self::default() }
+    }
+
+    /// A job's end by a failure: a cancellation where one was asked for.
+    #[must_use]
+    pub fn fail_with(job: &Job, failure: &Failure) -> Self {
+        if job.cancel_asked && failure.class == FailureClass::Cancelled {
+            return Self::end(job.id, End::Cancelled, Some(failure.what.clone()));
+        }
+        Self::fail_as(job.id, failure.class, failure.what.clone())
+    }
+
+    /// A job comes to rest.
+    #[must_use]
+    pub fn pause(job: JobId) -> Self {
+        Self { records: vec![JobPaused { job }.into()], ..Self::default() }
     }
 
     /// A step of a VM's check.
@@ -108,6 +135,8 @@ pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
         .or_else(|| jobs::running(state).find_map(|job| jobs::next(state, live, job, now)))
         .or_else(|| queue::admit(state, live, now))
         .or_else(|| if live.full { None } else { schedule::due(state, live, now) })
+        .map(|decision| notify::beside(decision, state, live))
+        .or_else(|| notify::next(state, live, now))
 }
 
 /// Open intents that touch no QEMU and that nobody works on: they look before they act, so they are sent again.

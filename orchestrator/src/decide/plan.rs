@@ -5,7 +5,7 @@ use journal::names;
 use journal::observation::{DiskSeen, Machine, RepositorySeen};
 use journal::record::{BackupPlanned, BackupWork, Mode, PlannedDisk};
 use journal::state::{Point, Vm};
-use journal::{BitmapId, CheckpointId, DiskName, Installation, JobId, State};
+use journal::{BitmapId, CheckpointId, DiskName, Failure, FailureClass, Installation, JobId, State};
 
 /// What a plan rests on.
 #[derive(Debug, Clone, Copy)]
@@ -23,19 +23,22 @@ pub struct Ground<'a> {
 /// Plans a backup, or says why there can be none.
 ///
 /// # Errors
-/// A sentence for people: no disk can be backed up, the repository cannot be opened, or the wish cannot be granted.
-pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupPlanned, String> {
+/// The repository's failure where it cannot be opened; [`FailureClass::Invalid`] when no disk can be backed up, or the wish
+/// cannot be granted.
+pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupPlanned, Failure> {
+    let invalid = |what: String| Failure::new(FailureClass::Invalid, what);
     let Ground { state, vm, machine, repository } = ground;
     if let Err(failure) = &repository.snapshots {
-        return Err(failure.what.clone());
+        return Err(failure.clone());
     }
     if machine.disks.is_empty() {
-        return Err(no_disk(vm, machine, "backed up"));
+        return Err(invalid(no_disk(vm, machine, "backed up")));
     }
     if let Some(since) = work.since
         && vm.chain.get(since).is_none()
     {
-        return Err(format!("{} has no checkpoint {since}; `checkpoint list` shows them", vm.address.name));
+        let what = format!("{} has no checkpoint {since}; `checkpoint list` shows them", vm.address.name);
+        return Err(invalid(what));
     }
     Ok(BackupPlanned {
         job,

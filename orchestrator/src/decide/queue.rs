@@ -1,226 +1,198 @@
-//! The queue: which job may run now.
+//! The queue: which job may run now, and which comes first of those that may.
 //!
-//! One job for each VM at a time; nothing beside a prune in one repository; a limit on all that do something. Within these,
-//! the oldest job that may run does.
+//! One job for each VM at a time; nothing beside a prune in one repository; limits on all, on each repository and on each
+//! policy. Within these, the one that has waited longest goes first: a step of priority counts as [`STEP`] of waiting, and
+//! each job of the same policy that runs already as [`SHARE`] less. Both are fixed amounts and waiting is not, so
+//! everybody's turn comes.
+//!
+//! Asks the state's [`Queue`](journal::state::Queue), so that the cost follows the number of lanes and not of jobs.
 
-use journal::record::{End, JobStarted, Work};
-use journal::state::{Job, JobState};
-use journal::{RepositoryName, State, Time};
+use std::collections::BTreeMap;
+
+use journal::record::{End, JobEnded, JobStarted, Work};
+use journal::state::{Job, Lane, LaneClass, Place};
+use journal::{FailureClass, JobId, PolicyName, RepositoryName, State, Time};
 
 use super::{CheckStep, Decision, Live, jobs};
 
-/// How many jobs run at once, those not counted that only offer a view to others.
-pub const RUNNING_MAX: usize = 4;
+/// What one step of priority is worth, in microseconds of waiting: 10 minutes.
+pub const STEP: i64 = 600_000_000;
 
-/// Starts the next job, or ends one that was cancelled before it started.
+/// What a running job takes from the others of its policy, in microseconds of waiting: 10 minutes.
+pub const SHARE: i64 = 600_000_000;
+
+/// Starts the next job, or ends one that will not start any more.
 #[must_use]
 pub fn admit(state: &State, live: &Live, now: Time) -> Option<Decision> {
-    let mut queued = state.jobs.values().filter(|job| job.state == JobState::Queued);
-    if let Some(job) = queued.clone().find(|job| job.cancel_asked) {
-        return Some(Decision::end(job.id, End::Cancelled, Some("cancelled before it started".to_owned())));
+    let queue = state.queue();
+    if let Some(job) = queue.cancelled().next() {
+        return Some(Decision::end(job, End::Cancelled, cancelled_why(state, job)));
     }
-    if jobs::running(state).filter(|job| !job.is_offering()).count() >= RUNNING_MAX {
+    if let Some((deadline, job)) = queue.next_deadline().filter(|(deadline, _)| *deadline <= now) {
+        return Some(too_late(state, job, deadline));
+    }
+    if queue.working() >= live.limits.jobs {
         return None;
     }
-    let may_begin = |job: &Job| !live.full || job.work.frees_room();
-    let job = queued.find(|job| may_begin(job) && is_due(job, now) && may_run(state, live, job, now))?;
+    let job = state.jobs.get(&first(state, live, now)?)?;
     let mut decision = Decision { records: vec![JobStarted { job: job.id }.into()], ..Decision::default() };
     // A job's plan rests on what is there when it starts: look first, and heal what is to be healed.
     decision.checks.extend(job.work.vm().map(|vm| (vm, CheckStep::Want)));
     Some(decision)
 }
 
-fn is_due(job: &Job, now: Time) -> bool {
-    job.due.as_ref().is_none_or(|due| due.not_before <= now)
+fn cancelled_why(state: &State, job: JobId) -> Option<String> {
+    let said = state.jobs.get(&job).and_then(|job| job.reason.clone());
+    Some(said.unwrap_or_else(|| "cancelled before it started".to_owned()))
 }
 
-fn may_run(state: &State, live: &Live, job: &Job, now: Time) -> bool {
-    let vm_is_free = job.work.vm().is_none_or(|vm| !live.checks.contains_key(&vm))
-        && jobs::running(state).all(|other| !keeps_waiting(other, job));
-    let repository = repository(state, job);
-    let repository_is_free = jobs::running(state).all(|other| {
-        let shared = repository.is_some() && repository == self::repository(state, other);
-        !(shared && (is_exclusive(job) || is_exclusive(other)))
-    });
-    vm_is_free && repository_is_free && !is_preceded(state, job, now)
+fn too_late(state: &State, job: JobId, deadline: Time) -> Decision {
+    let last = state.jobs.get(&job).and_then(|job| job.tries.last());
+    let (class, reason) = match last {
+        None => {
+            (FailureClass::TooLate, format!("it was still waiting for its turn at its deadline, {deadline}"))
+        }
+        Some(last) => {
+            (last.class, format!("{}; its deadline, {deadline}, came before the next try", last.reason))
+        }
+    };
+    let ended = JobEnded { job, end: End::Failed, reason: Some(reason), class: Some(class) };
+    Decision { records: vec![ended.into()], ..Decision::default() }
 }
 
-/// Whether a running job keeps another one from its VM. Whoever only looks at a VM may do so while a view of it is offered.
-fn keeps_waiting(running: &Job, waiting: &Job) -> bool {
-    let looks_only = matches!(waiting.work, Work::Reconcile { .. });
-    running.work.vm().is_some()
-        && running.work.vm() == waiting.work.vm()
-        && !(looks_only && running.is_offering())
+/// What runs now, as the limits count it: what only offers a view to others does not.
+#[derive(Default)]
+struct Tally<'a> {
+    repositories: BTreeMap<&'a RepositoryName, usize>,
+    exclusive: Vec<&'a RepositoryName>,
+    policies: BTreeMap<Option<&'a PolicyName>, u32>,
+}
+
+impl<'a> Tally<'a> {
+    fn of(state: &'a State) -> Self {
+        let mut tally = Self::default();
+        for job in jobs::running(state).filter(|job| !job.is_offering()) {
+            if let Some(repository) = &job.repository {
+                *tally.repositories.entry(repository).or_default() += 1;
+                if Lane::of(job).class == LaneClass::Exclusive {
+                    tally.exclusive.push(repository);
+                }
+            }
+            *tally.policies.entry(job.due.as_ref().map(|due| &due.policy)).or_default() += 1;
+        }
+        tally
+    }
+
+    fn of_policy(&self, policy: Option<&PolicyName>) -> u32 {
+        self.policies.get(&policy).copied().unwrap_or(0)
+    }
+
+    fn has_room(&self, live: &Live, lane: &Lane) -> bool {
+        let in_repository = lane.repository.as_ref().is_none_or(|repository| {
+            let running = self.repositories.get(repository).copied().unwrap_or(0);
+            let alone = lane.class == LaneClass::Exclusive;
+            let most = if alone { 1 } else { live.limits.jobs_per_repository };
+            running < most && !self.exclusive.contains(&repository)
+        });
+        let of_policy = lane.policy.as_ref().is_none_or(|name| {
+            let most = live.policies.get(name).and_then(|parsed| parsed.policy.concurrency);
+            most.is_none_or(|most| self.of_policy(Some(name)) < most)
+        });
+        in_repository && of_policy
+    }
+}
+
+/// The job that is next.
+fn first(state: &State, live: &Live, now: Time) -> Option<JobId> {
+    let tally = Tally::of(state);
+    let alone = waiting_alone(state, live, now);
+    let mut best: Option<(i64, JobId)> = None;
+    for (lane, places) in state.queue().fronts() {
+        if (live.full && !lane.class.frees_room()) || !tally.has_room(live, lane) {
+            continue;
+        }
+        let Some(place) = due(places, now).find(|place| !is_under_check(state, live, place.job)) else {
+            continue;
+        };
+        let precedes = |first: &(i64, JobId)| *first < rank(lane, place);
+        let repository = lane.repository.as_ref();
+        if repository.is_some_and(|repository| alone.get(repository).is_some_and(precedes))
+            || waits_for_another(state, live, lane, place)
+        {
+            continue;
+        }
+        let (waited, job) = rank(lane, place);
+        let shared = i64::from(tally.of_policy(lane.policy.as_ref())).saturating_mul(SHARE);
+        let rank = (waited.saturating_add(shared), job);
+        if best.is_none_or(|best| rank < best) {
+            best = Some(rank);
+        }
+    }
+    best.map(|(_, job)| job)
+}
+
+/// For each repository, the first job that waits to have it for itself: were later ones let in before it, its turn might
+/// never come.
+fn waiting_alone<'a>(state: &'a State, live: &Live, now: Time) -> BTreeMap<&'a RepositoryName, (i64, JobId)> {
+    let mut alone = BTreeMap::new();
+    for (lane, places) in state.queue().fronts().filter(|(lane, _)| lane.class == LaneClass::Exclusive) {
+        let first = due(places, now).find(|place| !is_under_check(state, live, place.job));
+        if let (Some(repository), Some(first)) = (&lane.repository, first) {
+            let rank = rank(lane, first);
+            let known = alone.entry(repository).or_insert(rank);
+            *known = rank.min(*known);
+        }
+    }
+    alone
+}
+
+/// Since when it has waited, its priority counted in: the lower, the sooner.
+fn rank(lane: &Lane, place: &Place) -> (i64, JobId) {
+    (place.not_before.0.saturating_sub(i64::from(lane.priority) * STEP), place.job)
+}
+
+fn due(places: &std::collections::BTreeSet<Place>, now: Time) -> impl Iterator<Item = &Place> {
+    places.iter().take_while(move |place| place.not_before <= now)
+}
+
+fn is_under_check(state: &State, live: &Live, job: JobId) -> bool {
+    let vm = state.jobs.get(&job).and_then(|job| job.work.vm());
+    vm.is_some_and(|vm| live.checks.contains_key(&vm))
+}
+
+/// Whether an earlier run of a policy that this one comes after is not over.
+fn waits_for_another(state: &State, live: &Live, lane: &Lane, place: &Place) -> bool {
+    let parsed = lane.policy.as_ref().and_then(|name| live.policies.get(name));
+    parsed.is_some_and(|parsed| {
+        let earlier =
+            |other: &PolicyName| state.queue().earliest_of(other).is_some_and(|first| first < *place);
+        parsed.after.iter().any(earlier)
+    })
 }
 
 /// The export that a queued job waits for, if it does.
 #[must_use]
 pub fn waits_for_export<'a>(state: &'a State, job: &Job) -> Option<&'a Job> {
-    let is_export = |other: &&Job| matches!(other.work, Work::Export(_));
-    jobs::running(state).filter(is_export).find(|other| keeps_waiting(other, job))
+    let mut holders = state.queue().holders_of(job.work.vm()?).filter_map(|holder| state.jobs.get(&holder));
+    let looks = Lane::of(job).class == LaneClass::Looks;
+    holders.find(|holder| matches!(holder.work, Work::Export(_)) && !(looks && holder.is_offering()))
 }
 
-/// Whether an older job waits to have the repository for itself: were later ones let in before it, its turn might never
-/// come.
-fn is_preceded(state: &State, job: &Job, now: Time) -> bool {
-    let Some(repository) = repository(state, job) else { return false };
-    state.jobs.range(..job.id).any(|(_, older)| {
-        older.state == JobState::Queued
-            && is_exclusive(older)
-            && is_due(older, now)
-            && self::repository(state, older) == Some(repository)
-    })
-}
-
-/// Whether nothing else may happen in the repository meanwhile: restic's exclusive lock.
-fn is_exclusive(job: &Job) -> bool {
-    matches!(job.work, Work::PruneRepository { .. })
+/// When something may become due by itself: a waiting job's start, or its deadline.
+#[must_use]
+pub fn next_instant(state: &State, now: Time) -> Option<Time> {
+    // One that is due and does not start waits for something that a record will say.
+    let after = Place { not_before: now, job: JobId(u64::MAX) };
+    let starts = state.queue().fronts().filter_map(|(_, places)| places.range(after..).next());
+    let starts = starts.map(|place| place.not_before);
+    starts.chain(state.queue().next_deadline().map(|(deadline, _)| deadline)).min()
 }
 
 /// The repository that a job works in.
 #[must_use]
-pub fn repository<'a>(state: &'a State, job: &'a Job) -> Option<&'a RepositoryName> {
-    let of_point = |point| state.points.get(point).map(|point| &point.repository);
-    match &job.work {
-        Work::Restore(work) => of_point(&work.point),
-        Work::Forget { point } => of_point(point),
-        work => work.repository(),
-    }
+pub fn repository<'a>(_: &State, job: &'a Job) -> Option<&'a RepositoryName> {
+    job.repository.as_ref()
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use journal::effect::{RepositoryAddress, VmAddress};
-    use journal::record::{
-        BackupWork, ConsistencyAsked, EpochBegan, ExportWork, Installed, IntentOpened, JobQueued, Mode,
-        RepositoryAdded, VmAdded,
-    };
-    use journal::state::Stamp;
-    use journal::{Epoch, Installation, JobId, Record, VmId};
-
-    use super::*;
-
-    fn vm(number: u128) -> VmId {
-        VmId(uuid::Uuid::from_u128(number))
-    }
-
-    fn backup(number: u128) -> Work {
-        let (mode, consistency) = (Mode::Auto, ConsistencyAsked::Crash);
-        Work::Backup(BackupWork {
-            vm: vm(number),
-            repository: "main".parse().unwrap(),
-            mode,
-            since: None,
-            consistency,
-        })
-    }
-
-    fn prune() -> Work {
-        Work::PruneRepository { repository: "main".parse().unwrap() }
-    }
-
-    fn apply(state: &mut State, record: impl Into<Record>) {
-        state.apply(Stamp { epoch: Epoch(1), time: Time(1) }, &record.into()).unwrap();
-    }
-
-    fn queued(works: &[Work]) -> State {
-        let mut state = State::default();
-        apply(&mut state, Installed { installation: Installation(1) });
-        apply(&mut state, EpochBegan { pid: 1, version: "0".into() });
-        for number in 1..4 {
-            let name = format!("vm{number}").parse().unwrap();
-            let vm = VmAddress { id: vm(number), name, qmp: "/qmp".into(), guest_agent: None };
-            apply(&mut state, VmAdded { vm, disks: Vec::new(), labels: Vec::new() });
-        }
-        let repository = RepositoryAddress {
-            name: "main".parse().unwrap(),
-            path: "/repository".into(),
-            password_file: "/key".into(),
-            append_only: false,
-            rates: Vec::new(),
-        };
-        apply(&mut state, RepositoryAdded { repository, id: "r".into(), chunk_bytes: 1 << 20 });
-        for (job, work) in (1..).map(JobId).zip(works) {
-            apply(&mut state, JobQueued { job, work: work.clone(), due: None });
-        }
-        state
-    }
-
-    /// The job that is admitted next, and is running from then on.
-    fn next(state: &mut State, live: &Live) -> Option<u64> {
-        let decision = admit(state, live, Time(1))?;
-        let [Record::JobStarted(started)] = &decision.records[..] else { panic!("{decision:?}") };
-        let job = started.job.0;
-        decision.records.into_iter().for_each(|record| apply(state, record));
-        Some(job)
-    }
-
-    #[test]
-    fn what_frees_room_goes_first_where_there_is_none() {
-        let mut state = queued(&[backup(1), prune()]);
-        assert_eq!(next(&mut state, &Live { full: true, ..Live::default() }), Some(2));
-    }
-
-    #[test]
-    fn a_prune_is_not_overtaken_for_ever() {
-        let mut state = queued(&[backup(1), prune(), backup(2)]);
-        let live = Live::default();
-        assert_eq!(next(&mut state, &live), Some(1));
-        // The prune waits for the first backup, and the second backup for the prune.
-        assert_eq!(next(&mut state, &live), None);
-    }
-
-    /// An export whose view is up and offered.
-    fn offer(state: &mut State, job: u64, number: u128) {
-        let vm = state.vms[&vm(number)].address.clone();
-        let process = journal::Process { pid: 1, started_ticks: 1, boot: uuid::Uuid::nil() };
-        let (id, installation) = (state.next.intent, Installation(1));
-        let offer = journal::effect::Offer { vm, process, installation, view: id, until: Time(9) };
-        let effect = journal::Effect::Offer(offer);
-        apply(state, IntentOpened { intent: journal::Intent { id, job: Some(JobId(job)), effect } });
-    }
-
-    fn export(number: u128) -> Work {
-        Work::Export(ExportWork { vm: vm(number), since: None, ttl_seconds: 60 })
-    }
-
-    #[test]
-    fn an_export_keeps_all_jobs_of_its_vm_waiting_but_a_look() {
-        let mut state = queued(&[export(1), backup(1), Work::Reconcile { vm: vm(1) }, backup(2)]);
-        let live = Live::default();
-        assert_eq!(next(&mut state, &live), Some(1));
-        // While it begins, nothing else is done there.
-        assert_eq!(next(&mut state, &live), Some(4));
-        offer(&mut state, 1, 1);
-        assert_eq!(next(&mut state, &live), Some(3));
-        assert_eq!(next(&mut state, &live), None);
-        assert_eq!(waits_for_export(&state, &state.jobs[&JobId(2)]).map(|job| job.id), Some(JobId(1)));
-        assert_eq!(waits_for_export(&state, &state.jobs[&JobId(4)]), None);
-    }
-
-    #[test]
-    fn what_is_only_offered_takes_nobody_s_place() {
-        let mut state = queued(&[export(1), export(2), export(3)]);
-        let live = Live::default();
-        for number in 1..=3 {
-            assert_eq!(next(&mut state, &live), Some(number));
-            offer(&mut state, number, u128::from(number));
-        }
-        let check = || Work::CheckRepository { repository: "main".parse().unwrap(), read_percent: 0 };
-        for job in (4..).map(JobId).take(RUNNING_MAX + 1) {
-            apply(&mut state, JobQueued { job, work: check(), due: None });
-        }
-        let started: Vec<u64> = std::iter::from_fn(|| next(&mut state, &live)).collect();
-        assert_eq!(started, (4..).take(RUNNING_MAX).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn one_job_for_each_vm() {
-        let mut state = queued(&[backup(1), backup(1), backup(2)]);
-        let live = Live::default();
-        assert_eq!(next(&mut state, &live), Some(1));
-        assert_eq!(next(&mut state, &live), Some(3));
-        assert_eq!(next(&mut state, &live), None);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use journal::state::Job;
 use journal::{FailureClass, PointId, RepositoryName, State};
 
 use super::Decision;
+use super::jobs::was_stopped;
 
 /// Creates or opens a repository; it is one of ours once it has opened.
 pub fn add(state: &State, job: &Job, repository: &RepositoryAddress, chunk_bytes: u32) -> Decision {
@@ -35,7 +36,8 @@ pub fn check(state: &State, job: &Job, name: &RepositoryName, read_percent: u8) 
     let effect = || Effect::Check(Check { repository: repository.address.clone(), read_percent });
     single(state, job, effect, |done| match done {
         Done::Checked { problems } if !problems.is_empty() => {
-            Decision::fail(job.id, format!("{} problems, the first: {}", problems.len(), problems[0]))
+            let what = format!("{} problems, the first: {}", problems.len(), problems[0]);
+            Decision::fail_as(job.id, FailureClass::Damaged, what)
         }
         _ => Decision::end(job.id, End::Done, None),
     })
@@ -113,17 +115,18 @@ fn single(
     effect: impl FnOnce() -> Effect,
     done: impl FnOnce(&Done) -> Decision,
 ) -> Decision {
-    let Some(step) = job.steps.last() else {
+    let Some(step) = job.steps.last().filter(|step| !was_stopped(job, step)) else {
         if job.cancel_asked {
             return Decision::end(job.id, End::Cancelled, None);
+        }
+        if job.pause_asked {
+            return Decision::pause(job.id);
         }
         return Decision::effect(state, job.id, effect());
     };
     match (step.done(), step.failure()) {
         (Some(outcome), _) => done(outcome),
-        (_, Some(failure)) if failure.class == FailureClass::Cancelled => {
-            Decision::end(job.id, End::Cancelled, Some(failure.what.clone()))
-        }
-        (_, failure) => Decision::fail(job.id, failure.map_or_else(String::new, |it| it.what.clone())),
+        (_, Some(failure)) => Decision::fail_with(job, failure),
+        (None, None) => Decision::fail(job.id, "its effect has no outcome"),
     }
 }

@@ -1,24 +1,29 @@
 //! A restore, step by step: one image after another.
 
+use journal::State;
 use journal::effect::{Effect, Restore};
 use journal::record::{End, RestoreWork};
 use journal::state::Job;
-use journal::{FailureClass, State};
 
 use super::Decision;
+use super::jobs::was_stopped;
 
 /// The next step of a restore.
 pub fn next(state: &State, job: &Job, work: &RestoreWork) -> Option<Decision> {
-    if let Some(failure) = job.steps.last().and_then(|step| step.failure()) {
-        let end = if failure.class == FailureClass::Cancelled { End::Cancelled } else { End::Failed };
-        return Some(Decision::end(job.id, end, Some(failure.what.clone())));
+    let failed = job.steps.last().filter(|step| !was_stopped(job, step)).and_then(|step| step.failure());
+    if let Some(failure) = failed {
+        return Some(Decision::fail_with(job, failure));
     }
     if job.cancel_asked {
         return Some(Decision::end(job.id, End::Cancelled, None));
     }
-    let Some((disk, path)) = work.disks.get(job.steps.len()) else {
+    let written = job.steps.iter().filter(|step| step.done().is_some()).count();
+    let Some((disk, path)) = work.disks.get(written) else {
         return Some(Decision::end(job.id, End::Done, None));
     };
+    if job.pause_asked {
+        return Some(Decision::pause(job.id));
+    }
     let Some(point) = state.points.get(&work.point) else {
         return Some(Decision::fail(job.id, format!("restore point {} is no longer there", work.point)));
     };

@@ -3,22 +3,26 @@
 use std::collections::BTreeMap;
 
 use journal::record::{
-    BackupWork, ConsistencyAsked, Due, JobQueued, Mode, RunSkipped, ScheduleAdvanced, Work,
+    BackupWork, CancelAsked, ConsistencyAsked, Due, JobQueued, Mode, RunSkipped, ScheduleAdvanced, Terms,
+    Work,
 };
-use journal::state::{Job, JobState, Policy};
+use journal::state::{Job, Policy};
 use journal::{JobId, PolicyName, RepositoryName, State, Time, VmId};
 use policies::due::{self, Activity};
 use policies::select;
 
-use super::{Decision, Live};
+use super::{Decision, Live, queue};
 
 /// What the policies ask for up to now. A cursor moves only when something came of it, so that an idle installation
 /// writes nothing; the instants in between are looked at again at no cost.
 #[must_use]
 pub fn due(state: &State, live: &Live, now: Time) -> Option<Decision> {
+    let due = live.policies.iter().filter(|(_, parsed)| parsed.next.is_some_and(|next| next <= now));
+    let mut due = due.peekable();
+    due.peek()?;
     let labels = labels(state);
     let vms = candidates(state, &labels);
-    live.policies.iter().find_map(|(name, parsed)| {
+    due.find_map(|(name, parsed)| {
         let policy = state.policies.get(name)?;
         due_of(state, &vms, name, policy, &parsed.policy, now)
     })
@@ -45,7 +49,7 @@ fn due_of(
     parsed: &policies::Policy,
     now: Time,
 ) -> Option<Decision> {
-    let cursor = |key: &str| Some(policy.cursors.get(key).copied().unwrap_or(policy.applied).to_utc());
+    let cursor = |key: &str| Some(policy.cursor(key).to_utc());
     let activity = |vm: &str| activity(state, name, vm);
     let answer = due::due(parsed, vms, cursor, activity, now.to_utc());
     if answer.runs.is_empty() && answer.not_run.is_empty() {
@@ -55,6 +59,9 @@ fn due_of(
     let mut next = state.next.job;
     for run in &answer.runs {
         let Some(vm) = vm_named(state, run.vm) else { continue };
+        if run.cancels_older {
+            decision.records.extend(cancelled(state, name, vm, run.scheduled.into()));
+        }
         for repository in &parsed.repositories {
             let Ok(repository) = repository.parse::<RepositoryName>() else { continue };
             if !state.repositories.contains_key(&repository) {
@@ -69,12 +76,9 @@ fn due_of(
                 not_before: run.at.into(),
             };
             // A crash may keep the first jobs of a decision and not the cursor behind them: none is queued twice.
-            let there = |job: &Job| {
-                job.due.as_ref() == Some(&due)
-                    && job.work.vm() == Some(vm)
-                    && job.work.repository() == Some(&repository)
-            };
-            if state.jobs.values().any(there) {
+            let there =
+                |job: &Job| job.due.as_ref() == Some(&due) && job.work.repository() == Some(&repository);
+            if of_vm(state, vm).any(there) {
                 continue;
             }
             decision.records.push(queued(next, vm, repository, parsed, run.mode, due));
@@ -122,7 +126,10 @@ fn queued(
         policies::Consistency::Required => ConsistencyAsked::Required,
     };
     let work = Work::Backup(BackupWork { vm, repository, mode, since: None, consistency });
-    JobQueued { job, work, due: Some(due) }.into()
+    let deadline = policy.deadline.and_then(|after| after.num_microseconds());
+    let deadline = deadline.map(|after| Time(due.at.0.saturating_add(after)));
+    let terms = Terms { priority: policy.priority, deadline, ..Terms::default() };
+    JobQueued { job, work, due: Some(due), terms }.into()
 }
 
 fn vm_named(state: &State, name: &str) -> Option<VmId> {
@@ -133,21 +140,36 @@ fn vm_named(state: &State, name: &str) -> Option<VmId> {
 fn activity(state: &State, policy: &PolicyName, vm: &str) -> Activity {
     let Some(vm) = vm_named(state, vm) else { return Activity::default() };
     let mut activity = Activity::default();
-    for job in state.jobs.values() {
-        let same = job.work.vm() == Some(vm) && job.due.as_ref().is_some_and(|due| due.policy == *policy);
-        activity.running |= same && job.state == JobState::Running;
-        activity.queued |= same && job.state == JobState::Queued;
+    for job in under_way(state, policy, vm) {
+        activity.running |= job.has_begun();
+        activity.queued |= !job.has_begun();
     }
     activity
+}
+
+/// A VM's jobs that are not over.
+fn under_way<'a>(state: &'a State, policy: &'a PolicyName, vm: VmId) -> impl Iterator<Item = &'a Job> {
+    let jobs = state.queue().of_vm(vm).filter_map(|job| state.jobs.get(&job));
+    jobs.filter(move |job| job.due.as_ref().is_some_and(|due| due.policy == *policy))
+}
+
+/// A VM's jobs that are not over, and those that are and still at hand.
+fn of_vm(state: &State, vm: VmId) -> impl Iterator<Item = &Job> {
+    let open = state.queue().of_vm(vm).filter_map(|job| state.jobs.get(&job));
+    open.chain(state.finished().filter(move |job| job.work.vm() == Some(vm)))
+}
+
+/// What is under way of a VM gives way to its next run.
+fn cancelled(state: &State, policy: &PolicyName, vm: VmId, at: Time) -> Vec<journal::Record> {
+    let why = format!("the run of {at} took its place (overlap = \"cancel-older\")");
+    let older = under_way(state, policy, vm).filter(|job| !job.cancel_asked);
+    older.map(|job| CancelAsked { job: job.id, why: Some(why.clone()) }.into()).collect()
 }
 
 /// The next instant at which something may become due: a schedule's, or a waiting job's.
 #[must_use]
 pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
     // A paused policy's too: what it does not run is answered for while it is paused, and not made up for afterwards.
-    let schedules = live.policies.values().flat_map(|parsed| &parsed.policy.schedules);
-    let runs = schedules.filter_map(|timing| timing.schedule.next_after(now.to_utc())).map(Time::from);
-    let waiting = state.jobs.values().filter(|job| job.state == JobState::Queued);
-    let starts = waiting.filter_map(|job| job.due.as_ref()).map(|due| due.not_before).filter(|at| *at > now);
-    runs.chain(starts).min()
+    let runs = live.policies.values().filter_map(|parsed| parsed.next).filter(|next| *next > now);
+    runs.chain(queue::next_instant(state, now)).min()
 }

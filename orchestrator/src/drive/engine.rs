@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use journal::notice::NoticeSettled;
 use journal::observation::{LookAt, RepositorySeen, VmSeen};
 use journal::outcome::{Failure, FailureClass, Outcome};
 use journal::record::{IntentSettled, Witness};
-use journal::state::Vm;
+use journal::state::{Notice, Vm};
 use journal::wire::{FromAgent, ToAgent};
-use journal::{Epoch, IntentId, Record, State, VmId, fault};
+use journal::{Epoch, IntentId, NoticeId, Record, State, VmId, fault};
 use tokio::sync::{mpsc, oneshot};
 
+use super::notify::Told;
 use super::start::{self, Appended};
 use super::{Call, Examined, Refusal, Shared, StartError, now};
 use crate::api::view::ErrorCode;
@@ -31,6 +33,7 @@ pub(super) struct Engine {
     epoch: Epoch,
     live: Live,
     to_agent: mpsc::Sender<ToAgent>,
+    notices: Option<mpsc::UnboundedSender<Notice>>,
     asked: BTreeMap<u64, Asked>,
     requests: u64,
     /// The operator was told that the journal has no room for what is to be begun.
@@ -50,12 +53,14 @@ impl Engine {
         epoch: Epoch,
         limits: Limits,
         to_agent: mpsc::Sender<ToAgent>,
+        notices: Option<mpsc::UnboundedSender<Notice>>,
     ) -> Self {
         Self {
             shared,
             epoch,
             live: Live::new(limits),
             to_agent,
+            notices,
             asked: BTreeMap::new(),
             requests: 0,
             told_full: false,
@@ -67,6 +72,7 @@ impl Engine {
         &mut self,
         mut calls: mpsc::Receiver<Call>,
         mut from_agent: mpsc::Receiver<FromAgent>,
+        mut told: mpsc::UnboundedReceiver<Told>,
     ) -> Result<(), StartError> {
         self.live.look_at_all(&*self.shared.state.read().await);
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
@@ -77,6 +83,7 @@ impl Engine {
             tokio::select! {
                 Some(call) = calls.recv() => self.called(call).await?,
                 answer = from_agent.recv() => self.answered(answer.ok_or(StartError::AgentGone)?).await?,
+                Some((notice, given_up)) = told.recv() => self.told(notice, given_up).await?,
                 () = tokio::time::sleep(wake) => {}
                 _ = look_again.tick() => self.look_at_unexplained().await,
             }
@@ -125,7 +132,20 @@ impl Engine {
         for (vm, step) in decision.checks {
             self.check(vm, step).await?;
         }
+        for notice in decision.tell {
+            self.live.telling.insert(notice);
+            let owed = self.shared.state.read().await.notices.get(&notice).cloned();
+            if let (Some(notices), Some(owed)) = (&self.notices, owed) {
+                // Its end is the process's end: the next one finds what is owed in the journal.
+                let _ended = notices.send(owed);
+            }
+        }
         Ok(())
+    }
+
+    async fn told(&mut self, notice: NoticeId, given_up: Option<String>) -> Result<(), StartError> {
+        self.live.telling.remove(&notice);
+        self.append(&[NoticeSettled { notice, given_up }.into()]).await
     }
 
     /// Makes records so: durable first, then seen by readers.
@@ -137,12 +157,14 @@ impl Engine {
         let mut state = self.shared.state.write().await;
         self.shared.bases.changing();
         let Shared { log, history, .. } = self.shared.as_ref();
-        let Appended { at, bytes } = match start::append(log, history, &mut state, self.epoch, records).await
-        {
-            Ok(appended) => appended,
-            Err(error) => return Err(self.shared.stop(error)),
-        };
+        let Appended { at, bytes, took } =
+            match start::append(log, history, &mut state, self.epoch, records).await {
+                Ok(appended) => appended,
+                Err(error) => return Err(self.shared.stop(error)),
+            };
         records.iter().for_each(|record| tell_operator(&state, record));
+        let counters = self.shared.counters.lock();
+        counters.unwrap_or_else(PoisonError::into_inner).appended(records, took, &state);
         self.shared.bases.consider(at, &state, bytes);
         drop(state);
         fault::point("appended");
@@ -327,7 +349,7 @@ pub(crate) fn look_at(vm: &Vm) -> LookAt {
 
 fn repositories_of(state: &State, id: VmId) -> Vec<journal::effect::RepositoryAddress> {
     let with_points = state.points_of(id).map(|point| &point.repository);
-    let jobs = state.jobs.values().filter(|job| !job.state.is_over() && job.work.vm() == Some(id));
+    let jobs = state.queue().of_vm(id).filter_map(|job| state.jobs.get(&job));
     let named = jobs.filter_map(|job| queue::repository(state, job));
     let names: std::collections::BTreeSet<_> = with_points.chain(named).collect();
     names.into_iter().filter_map(|name| state.repositories.get(name)).map(|it| it.address.clone()).collect()
@@ -347,6 +369,10 @@ fn tell_operator(state: &State, record: &Record) {
                 end => tracing::info!(job = %it.job, kind, vm, reason, ?end, "job ended"),
             }
         }
+        Record::JobRetried(it) => {
+            let vm = state.jobs.get(&it.job).and_then(|job| job.work.vm()).map(|vm| name(&vm));
+            tracing::info!(job = %it.job, vm, reason = it.reason, not_before = %it.not_before, "a try failed, and the next one follows");
+        }
         Record::TrackingLost(it) => {
             tracing::warn!(vm = name(&it.vm), disk = %it.disk, row = it.row, reason = it.reason, "full next");
         }
@@ -363,6 +389,14 @@ fn tell_operator(state: &State, record: &Record) {
         }
         Record::RunSkipped(it) => {
             tracing::info!(policy = %it.policy, schedule = it.schedule, at = %it.at, reason = it.reason, "run skipped");
+        }
+        Record::NoticeRaised(it) => {
+            tracing::info!(notice = %it.notice, text = it.text, "the operator is to be told");
+        }
+        Record::NoticeSettled(it) => {
+            if let Some(why) = &it.given_up {
+                tracing::warn!(notice = %it.notice, why, "a notice is given up");
+            }
         }
         Record::PointGone(it) => tracing::warn!(point = %it.point, why = it.why, "restore point gone"),
         _ => {}

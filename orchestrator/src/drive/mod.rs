@@ -8,8 +8,10 @@
 //!
 //! Nothing is sent before its intent is durable, and readers see no state that is not. Decides nothing itself.
 
+mod counters;
 mod engine;
 mod history;
+mod notify;
 mod serve;
 mod start;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use crate::Settings;
 use crate::decide::live::Seen;
 use crate::decide::reconcile::Finding;
 
+pub use counters::{Counters, Histogram};
 pub(crate) use engine::look_at;
 #[cfg(test)]
 pub(crate) use history::story::{self, Site};
@@ -90,6 +93,10 @@ pub struct Shared {
     pub journal: PathBuf,
     /// What is over, and where the journal speaks of a VM.
     pub history: History,
+    /// What happened in this life of the process.
+    pub counters: std::sync::Mutex<Counters>,
+    /// Whether there is a receiver of notices.
+    pub notifies: bool,
 }
 
 /// What keeps the journal from taking what is to come.
@@ -205,11 +212,15 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let (shared, epoch) = start::open(&settings).await?;
     let (calls, called) = mpsc::channel(64);
-    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, settings.limits, to_agent);
+    let installation = shared.state.read().await.installation.map(|it| it.to_string()).unwrap_or_default();
+    let (notices, told) = notify::start(settings.webhook.clone(), installation);
+    let mut limits = settings.limits;
+    limits.notify = notices.is_some();
+    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, limits, to_agent, notices);
     let server = serve::start(&settings, crate::api::router(Arc::clone(&shared), calls)).await?;
     tracing::info!(socket = %crate::api_socket(&settings.data).display(), epoch = epoch.0, "ready");
     let ended = tokio::select! {
-        ended = engine.run(called, from_agent) => ended,
+        ended = engine.run(called, from_agent, told) => ended,
         () = shutdown => Ok(()),
     };
     server.stop().await;

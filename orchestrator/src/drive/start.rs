@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use journal::base::{Keeper, Pace};
 use journal::log::{AcknowledgedLoss, Entry, HEADER_BYTES, Log, LogError, Options, Position, Purpose};
@@ -58,6 +59,8 @@ pub(super) async fn open(settings: &Settings) -> Result<(Arc<Shared>, Epoch), St
         bases,
         journal: crate::journal_folder(&settings.data),
         history,
+        counters: std::sync::Mutex::default(),
+        notifies: settings.webhook.is_some(),
     };
     Ok((Arc::new(shared), epoch))
 }
@@ -138,6 +141,8 @@ pub(super) struct Appended {
     pub at: Position,
     /// Bytes of frames.
     pub bytes: u64,
+    /// How long it took to make them durable.
+    pub took: Duration,
 }
 
 /// Why these records are not to be appended now: the disk is full, and they begin something new. To be asked before
@@ -190,8 +195,10 @@ pub(super) async fn append(
             body: encoded.body,
         });
     }
+    let begun = Instant::now();
     log.append_for(purpose, entries).await?;
+    let took = begun.elapsed();
     let at = *log.durable().borrow();
     history.take(notes, at);
-    Ok(Appended { at, bytes })
+    Ok(Appended { at, bytes, took })
 }

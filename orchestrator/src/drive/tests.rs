@@ -28,6 +28,8 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
         bases,
         journal: folder.join("journal"),
         history,
+        counters: std::sync::Mutex::default(),
+        notifies: false,
     };
     let scene = [
         Installed { installation: Installation(7) }.into(),
@@ -36,6 +38,7 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
             job: journal::JobId(1),
             work: Work::CheckRepository { repository: "main".parse().unwrap(), read_percent: 0 },
             due: None,
+            terms: journal::record::Terms::default(),
         }
         .into(),
     ];
@@ -109,8 +112,9 @@ async fn a_journal_that_takes_no_more_is_told() {
     let (to_agent, _asked) = mpsc::channel(1);
     let (_answers, from_agent) = mpsc::channel(1);
     let limits = crate::decide::Limits::default();
-    let mut engine = engine::Engine::new(Arc::clone(&shared), Epoch(1), limits, to_agent);
-    let ended = engine.run(called, from_agent).await;
+    let mut engine = engine::Engine::new(Arc::clone(&shared), Epoch(1), limits, to_agent, None);
+    let (_carried, told) = mpsc::unbounded_channel();
+    let ended = engine.run(called, from_agent, told).await;
     assert!(matches!(ended, Err(StartError::Log(LogError::Io { .. }))), "{ended:?}");
     let why = shared.trouble().unwrap();
     assert_eq!(why.state, "stopped");

@@ -1,18 +1,21 @@
 //! The drive, step by step and without a clock: what `drive::engine` does, under the test's control of every instant
 //! at which something can go wrong.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use journal::effect::{DiskMode, RepositoryAddress, VmAddress, Way};
 use journal::names::{Owner, owner};
+use journal::notice::{NoticeSettled, Subject};
 use journal::record::{
-    BackupWork, CancelAsked, ConsistencyAsked, EpochBegan, ExportWork, Installed, IntentSettled, JobQueued,
-    Mode, RepositoryAdded, VmAdded, Witness, Work,
+    BackupWork, CancelAsked, ConsistencyAsked, Due, End, EpochBegan, ExportWork, Installed, IntentSettled,
+    JobQueued, Mode, PauseAsked, PolicyApplied, RepositoryAdded, Terms, VmAdded, Witness, Work,
 };
 use journal::state::{JobState, Stamp};
 use journal::{
-    Effect, Epoch, FailureClass, Installation, Outcome, Record, RepositoryName, State, Time, VmId,
+    Effect, Epoch, Failure, FailureClass, Installation, NoticeId, Outcome, PolicyName, Record,
+    RepositoryName, State, Time, VmId,
 };
+use orchestrator::decide::schedule::next_instant;
 use orchestrator::decide::{CheckStep, Live, Seen, next};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,6 +25,7 @@ use crate::world::World;
 enum Message {
     Perform(Box<journal::Intent>),
     Observe(VmId),
+    Tell(NoticeId),
 }
 
 pub struct Driver {
@@ -33,7 +37,25 @@ pub struct Driver {
     epoch: Epoch,
     clock: i64,
     rng: StdRng,
+    /// The notices that their receiver has had.
+    told: BTreeSet<NoticeId>,
+    pub retries: usize,
+    pub rests: usize,
     mapped: usize,
+}
+
+/// How often the policy's backups are tried.
+const ATTEMPTS: u32 = 3;
+
+/// The beginning of a life in which somebody is to be notified.
+fn life() -> Live {
+    let mut live = Live::default();
+    live.limits.notify = true;
+    live
+}
+
+fn policy() -> PolicyName {
+    "p".parse().unwrap()
 }
 
 fn repository() -> RepositoryName {
@@ -50,11 +72,14 @@ impl Driver {
             world: World::new(3, [Way::CopyBeforeWrite, Way::BackupJob, Way::Push][(seed % 3) as usize]),
             state: State::default(),
             records: Vec::new(),
-            live: Live::default(),
+            live: life(),
+            told: BTreeSet::new(),
             inbox: VecDeque::new(),
             epoch: Epoch(1),
             clock: 1,
             rng: StdRng::seed_from_u64(seed),
+            retries: 0,
+            rests: 0,
             mapped: 0,
         };
         let installation = Installation(7);
@@ -72,6 +97,10 @@ impl Driver {
         driver.append(EpochBegan { pid: 1, version: "0".into() }.into());
         driver.append(VmAdded { vm: address, disks: Vec::new(), labels: Vec::new() }.into());
         driver.append(RepositoryAdded { repository: target, id: "r".into(), chunk_bytes: 1 << 20 }.into());
+        let text = format!(
+            "name = \"p\"\nrepositories = [\"main\"]\nselect.names = [\"*\"]\nretry = {{ attempts = {ATTEMPTS} }}\n"
+        );
+        driver.append(PolicyApplied { name: policy(), text }.into());
         driver
     }
 
@@ -83,6 +112,8 @@ impl Driver {
         let read = Record::decode(encoded.kind, encoded.version, &encoded.body).unwrap();
         assert_eq!(read, record);
         self.state.apply(stamp, &record).unwrap_or_else(|illegal| panic!("{illegal}: {record:?}"));
+        self.retries += usize::from(matches!(record, Record::JobRetried(_)));
+        self.rests += usize::from(matches!(record, Record::JobPaused(_)));
         if std::env::var_os("BACKSTAY_TRACE").is_some() {
             println!("{} {record:?}", stamp.epoch);
         }
@@ -97,6 +128,7 @@ impl Driver {
     }
 
     fn decide(&mut self) -> bool {
+        assert!(self.live.refresh_policies(&self.state).is_empty());
         let Some(decision) = next(&self.state, &self.live, Time(self.clock)) else { return false };
         assert!(!decision.is_empty(), "a decision that changes nothing would be taken for ever");
         let records = decision.records.len();
@@ -113,7 +145,6 @@ impl Driver {
             self.inbox.push_back(Message::Perform(Box::new(open)));
         }
         for intent in decision.cancel {
-            // Every effect of this world is over at once: a cancellation comes too late.
             self.live.cancelling.insert(intent);
         }
         for (vm, step) in decision.checks {
@@ -121,6 +152,10 @@ impl Driver {
             if step == CheckStep::Ask {
                 self.inbox.push_back(Message::Observe(vm));
             }
+        }
+        for notice in decision.tell {
+            self.live.telling.insert(notice);
+            self.inbox.push_back(Message::Tell(notice));
         }
         true
     }
@@ -132,9 +167,20 @@ impl Driver {
                 let (seen, repositories) = self.world.observe(&repository());
                 self.live.saw(vm, Seen { vm: seen, repositories });
             }
+            Some(Message::Tell(notice)) => {
+                self.told.insert(notice);
+                self.live.telling.remove(&notice);
+                self.append(NoticeSettled { notice, given_up: None }.into());
+            }
             Some(Message::Perform(intent)) => {
                 self.check_export(&intent);
-                let outcome = self.world.perform(&intent, Time(self.clock));
+                // What is asked to stop may have been done before.
+                let long = intent.effect.kind() == journal::EffectKind::Store;
+                let stopped = long && self.live.cancelling.contains(&intent.id) && self.rng.random();
+                let outcome = match stopped {
+                    true => Outcome::Failed(Failure::new(FailureClass::Cancelled, "stopped")),
+                    false => self.world.perform(&intent, Time(self.clock)),
+                };
                 self.live.put_down(intent.id);
                 self.append(IntentSettled { intent: intent.id, outcome, by: Witness::Agent }.into());
             }
@@ -146,8 +192,14 @@ impl Driver {
     pub fn crash(&mut self) {
         let done_unsaid = self.rng.random_range(0..=self.inbox.len());
         for message in self.inbox.drain(..done_unsaid) {
-            if let Message::Perform(intent) = message {
-                self.world.perform(&intent, Time(self.clock));
+            match message {
+                Message::Perform(intent) => {
+                    self.world.perform(&intent, Time(self.clock));
+                }
+                Message::Tell(notice) => {
+                    self.told.insert(notice);
+                }
+                Message::Observe(_) => {}
             }
         }
         self.restart();
@@ -155,7 +207,7 @@ impl Driver {
 
     fn restart(&mut self) -> bool {
         self.inbox.clear();
-        self.live = Live::default();
+        self.live = life();
         // Replay: the state is a function of the records alone.
         let mut replayed = State::default();
         for (stamp, record) in &self.records {
@@ -179,7 +231,7 @@ impl Driver {
                     Some(vm) => self.live.lose_sight(intent.id, vm),
                     None => {
                         self.live.put_down(intent.id);
-                        let failure = journal::Failure::new(FailureClass::Host, "the answer was lost");
+                        let failure = Failure::new(FailureClass::Host, "the answer was lost");
                         let outcome = Outcome::Failed(failure);
                         self.append(IntentSettled { intent: intent.id, outcome, by: Witness::Agent }.into());
                     }
@@ -192,7 +244,7 @@ impl Driver {
 
     fn queue(&mut self, work: Work) {
         let job = self.state.next.job;
-        self.append(JobQueued { job, work, due: None }.into());
+        self.append(JobQueued { job, work, due: None, terms: Terms::default() }.into());
     }
 
     pub fn backup(&mut self) {
@@ -204,13 +256,45 @@ impl Driver {
         // The last backups of a history are the ones that show healing: they ask for nothing special.
         let mode = if self.inbox.is_empty() && self.live.checks.is_empty() { Mode::Auto } else { mode };
         let consistency = ConsistencyAsked::Crash;
-        self.queue(Work::Backup(BackupWork {
-            vm: vm(),
-            repository: repository(),
-            mode,
-            since: None,
-            consistency,
-        }));
+        let (vm, repository) = (vm(), repository());
+        let work = Work::Backup(BackupWork { vm, repository, mode, since: None, consistency });
+        let (job, at) = (self.state.next.job, Time(self.clock));
+        let due = || Due { policy: policy(), schedule: "x".into(), at, not_before: at };
+        let due = self.rng.random::<bool>().then(due);
+        self.append(JobQueued { job, work, due, terms: Terms::default() }.into());
+    }
+
+    /// Some job is to rest, or to go on.
+    pub fn pause(&mut self) {
+        let rests = |job: &&journal::state::Job| !job.cancel_asked && !matches!(job.work, Work::Export(_));
+        let open = self.state.jobs.values().filter(|job| !job.state.is_over()).filter(rests);
+        let open: Vec<_> = open.map(|job| job.id).collect();
+        if !open.is_empty() {
+            let job = open[self.rng.random_range(0..open.len())];
+            let paused = self.rng.random();
+            self.append(PauseAsked { job, paused }.into());
+        }
+    }
+
+    /// Everybody goes on.
+    fn resume_all(&mut self) {
+        let rests = |job: &&journal::state::Job| job.pause_asked || job.state == JobState::Paused;
+        let rest: Vec<_> = self.state.jobs.values().filter(rests).map(|job| job.id).collect();
+        for job in rest {
+            self.append(PauseAsked { job, paused: false }.into());
+        }
+    }
+
+    /// Up to two minutes, in microseconds.
+    pub fn let_time_pass(&mut self) {
+        self.clock += self.rng.random_range(0..120_000_000);
+    }
+
+    /// The clock goes on to what comes next by itself, if anything does.
+    fn wait(&mut self) -> bool {
+        let next = next_instant(&self.state, &self.live, Time(self.clock));
+        self.clock = next.map_or(self.clock, |next| next.0.max(self.clock));
+        next.is_some()
     }
 
     pub fn export(&mut self) {
@@ -275,16 +359,18 @@ impl Driver {
         let job =
             self.state.jobs.values().find(|job| !job.state.is_over() && !job.cancel_asked).map(|job| job.id);
         if let Some(job) = job {
-            self.append(CancelAsked { job }.into());
+            self.append(CancelAsked { job, why: None }.into());
         }
     }
 
     /// Everything that is on its way comes to its end.
     pub fn settle(&mut self) {
         self.world.start();
+        self.world.full = false;
+        self.resume_all();
         for _ in 0..3 {
             let mut steps = 0;
-            while self.decide() || self.deliver() {
+            while self.decide() || self.deliver() || self.wait() {
                 steps += 1;
                 assert!(steps < 10_000, "it never comes to rest: {:?}", self.state.jobs);
             }
@@ -297,7 +383,12 @@ impl Driver {
     pub fn check(&self) {
         for job in self.state.jobs.values() {
             assert!(job.state.is_over(), "{} is {}: {:?}", job.id, job.state, job.steps);
+            let most = if job.due.is_some() { ATTEMPTS } else { 1 };
+            assert!(job.attempt() <= most, "{} had {} tries", job.id, job.attempt());
+            let failed = (job.state == JobState::Failed).then_some(job.class.is_some());
+            assert_ne!(failed, Some(false), "{} failed of nothing: {:?}", job.id, job.reason);
         }
+        self.check_notices();
         assert!(self.state.open.is_empty(), "{:?}", self.state.open);
         assert_eq!(self.world.leftovers(), Vec::<String>::new());
         let chain = &self.state.vms[&vm()].chain;
@@ -321,6 +412,31 @@ impl Driver {
             );
             assert!(point.suspect.is_none() || self.world.tampered, "{}: {:?}", point.id, point.suspect);
         }
+    }
+
+    /// Whatever was raised was told, and what is amiss was raised.
+    fn check_notices(&self) {
+        assert!(self.state.notices.is_empty(), "{:?}", self.state.notices);
+        let mut amiss = false;
+        let mut of_policy = BTreeMap::new();
+        for (_, record) in &self.records {
+            match record {
+                Record::NoticeRaised(it) => {
+                    assert!(self.told.contains(&it.notice), "{} was not told", it.notice);
+                }
+                Record::JobQueued(it) if matches!(it.work, Work::Backup(_)) => {
+                    of_policy.insert(it.job, it.due.is_some());
+                }
+                Record::JobEnded(it) => match (of_policy.get(&it.job), it.end) {
+                    (Some(_), End::Done) => amiss = false,
+                    (Some(true), End::Failed) => amiss = true,
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        let subject = Subject::Backup { vm: vm(), repository: repository() };
+        assert_eq!(self.state.alarms.contains_key(&subject), amiss);
     }
 
     fn disks(&self) -> impl Iterator<Item = &DiskMode> {

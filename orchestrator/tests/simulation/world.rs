@@ -62,6 +62,8 @@ pub struct World {
     distrusts: BTreeMap<String, Vec<Option<String>>>,
     /// Whether bitmaps were tampered with: only then may the audit find anything.
     pub tampered: bool,
+    /// Whether the repository has no room.
+    pub full: bool,
     /// The way that its disks allow.
     way: Way,
     writes: u64,
@@ -81,6 +83,7 @@ impl World {
             truth: BTreeMap::new(),
             distrusts: BTreeMap::new(),
             tampered: false,
+            full: false,
             way,
             writes: 0,
         }
@@ -379,6 +382,9 @@ impl World {
         let snapshot = format!("{id}");
         if !self.snapshots.contains_key(&snapshot) {
             self.same(store.process)?;
+            if self.full {
+                return Err(Failure::new(FailureClass::Full, "the repository has no room"));
+            }
             let lost = || Failure::new(FailureClass::ViewLost, "the view is not there");
             let view = self.views.get(&store.view).ok_or_else(lost)?;
             let mut content = Content::new();

@@ -43,6 +43,30 @@ fn asked(policy: &Policy, since: &str, now: &str, activity: impl Fn(&str) -> Act
     lines
 }
 
+#[test]
+fn overlap_cancels_the_older() {
+    let policy = policy(&["cron = \"0 2 * * *\"\noverlap = \"cancel-older\""]);
+    let labels = BTreeMap::new();
+    let vms = [Vm { name: "a", labels: &labels, host: None }];
+    let (since, now) = (at("2026-06-01T12:00:00Z"), at("2026-06-02T02:00:00Z"));
+    for (running, queued) in [(false, false), (true, false), (false, true), (true, true)] {
+        let due = due(&policy, &vms, |_| Some(since), |_| Activity { running, queued }, now);
+        let [run] = &due.runs[..] else { panic!("{due:?}") };
+        assert_eq!(run.cancels_older, running || queued);
+        assert!(due.not_run.is_empty());
+    }
+}
+
+#[test]
+fn nothing_is_due_before_the_next_instant() {
+    let policy = policy(&[DAILY, "cron = \"0 5 * * *\""]);
+    let next = next(&policy, |_| Some(at("2026-06-01T03:00:00Z"))).unwrap();
+    assert_eq!(next, at("2026-06-01T05:00:00Z"));
+    let cursor = "2026-06-01T03:00:00Z";
+    assert!(asked(&policy, cursor, "2026-06-01T04:59:59Z", idle).is_empty());
+    assert_eq!(asked(&policy, cursor, "2026-06-01T05:00:00Z", idle).len(), 1);
+}
+
 fn idle(_: &str) -> Activity {
     Activity::default()
 }

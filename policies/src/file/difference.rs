@@ -88,6 +88,19 @@ fn rows(policy: &Policy) -> Vec<Row> {
     put("paused", policy.paused.to_string());
     put("repositories", list(&policy.repositories));
     put("consistency", quoted(policy.consistency.word()));
+    put("priority", policy.priority.to_string());
+    if let Some(concurrency) = policy.concurrency {
+        put("concurrency", concurrency.to_string());
+    }
+    if let Some(deadline) = policy.deadline {
+        put("deadline", quoted(&duration::print(deadline)));
+    }
+    if !policy.after.is_empty() {
+        put("after", list(&policy.after));
+    }
+    put("retry.attempts", policy.retry.attempts.to_string());
+    put("retry.backoff", quoted(&duration::print(policy.retry.backoff)));
+    put("retry.backoff_max", quoted(&duration::print(policy.retry.backoff_max)));
     for (field, patterns) in [
         ("select.names", &policy.select.names),
         ("select.hosts", &policy.select.hosts),

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::duration;
 use crate::keep::Rule;
 use crate::policy::{Policy, Timing};
+use crate::retry::Retry;
 use crate::select::Selection;
 
 /// Prints policies as a file, with every default that decides something written out.
@@ -55,7 +56,15 @@ fn policy(policy: &Policy) -> String {
     head.put_unless(!policy.paused, "paused", "true");
     head.put("repositories", &list(&policy.repositories));
     head.put("consistency", &quoted(policy.consistency.word()));
-    let mut tables = vec![head.0, selection(&policy.select)];
+    head.put_unless(policy.priority == 0, "priority", &policy.priority.to_string());
+    if let Some(concurrency) = policy.concurrency {
+        head.put("concurrency", &concurrency.to_string());
+    }
+    if let Some(deadline) = policy.deadline {
+        head.put("deadline", &quoted(&duration::print(deadline)));
+    }
+    head.put_unless(policy.after.is_empty(), "after", &list(&policy.after));
+    let mut tables = vec![head.0, selection(&policy.select), retry(&policy.retry)];
     tables.extend(policy.schedules.iter().map(timing));
     tables.extend(policy.keep.as_ref().map(keep));
     tables.join("\n")
@@ -69,6 +78,14 @@ fn selection(select: &Selection) -> String {
     lines.put_unless(labels.is_empty(), "labels", &format!("{{ {} }}", labels.join(", ")));
     lines.put_unless(select.hosts.is_empty(), "hosts", &list(&select.hosts));
     lines.put_unless(select.exclude.is_empty(), "exclude", &list(&select.exclude));
+    lines.0
+}
+
+fn retry(retry: &Retry) -> String {
+    let mut lines = Lines::under("[policy.retry]");
+    lines.put("attempts", &retry.attempts.to_string());
+    lines.put("backoff", &quoted(&duration::print(retry.backoff)));
+    lines.put("backoff_max", &quoted(&duration::print(retry.backoff_max)));
     lines.0
 }
 

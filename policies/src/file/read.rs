@@ -1,6 +1,8 @@
 //! From the tables of a policy file to policies, each value checked where it stands. Knows TOML only through
 //! the reader.
 
+use std::ops::RangeInclusive;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,12 +12,18 @@ use super::{FileError, Problem};
 use crate::duration;
 use crate::keep::{Rule, Style};
 use crate::policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
+use crate::retry::Retry;
 use crate::schedule::{self, Schedule};
 use crate::select::Selection;
 use crate::window::Window;
 
 /// More would make the day of a backup a matter of luck.
 const MOST_JITTER: TimeDelta = TimeDelta::hours(24);
+
+/// Longer than this a deadline or a backoff would outlive what it is for.
+const LONGEST: TimeDelta = TimeDelta::days(30);
+
+const PRIORITIES: RangeInclusive<i8> = Policy::PRIORITIES;
 
 /// The counts and spans of a `keep` table. A rule's text has the same names with `-` for `_`.
 const KEEP_KEYS: [&str; 12] = [
@@ -109,8 +117,17 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
         schedules.push(timing);
     }
     let keep = keys.take("keep").and_then(|value| keep(value, report));
+    let priority =
+        number(&mut keys, "priority", i64::from(*PRIORITIES.start())..=i64::from(*PRIORITIES.end()), report);
+    let concurrency = number(&mut keys, "concurrency", 1..=1000, report);
+    let deadline = length(&mut keys, "deadline", report);
+    let after = keys.strings("after", report);
+    let retry = keys.table("retry", report).map_or_else(Retry::default, |table| retry(table, report));
     keys.finish(report);
     let name = name?;
+    if let Some(itself) = after.iter().find(|it| it.text == name.text) {
+        report.add(&itself.span, "a policy cannot wait for itself");
+    }
     let policy = Policy {
         name: name.text.to_owned(),
         description,
@@ -120,8 +137,56 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
         repositories,
         consistency,
         keep,
+        priority: priority.and_then(|it| i8::try_from(it).ok()).unwrap_or(0),
+        concurrency: concurrency.and_then(|it| u32::try_from(it).ok()),
+        deadline,
+        after: after.into_iter().map(|it| it.text.to_owned()).collect(),
+        retry,
     };
     Some((policy, name.span))
+}
+
+/// A whole number within a range.
+fn number(
+    keys: &mut Keys<'_>,
+    key: &'static str,
+    range: RangeInclusive<i64>,
+    report: &mut Report<'_>,
+) -> Option<i64> {
+    let value = keys.take(key)?;
+    let given = match value.get_ref() {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+        _ => None,
+    };
+    let number = given.filter(|number| range.contains(number));
+    if number.is_none() {
+        let (from, to) = range.into_inner();
+        report.add(&value.span(), format!("`{key}` is a whole number from {from} to {to}"));
+    }
+    number
+}
+
+/// A length of time that is not zero.
+fn length(keys: &mut Keys<'_>, key: &'static str, report: &mut Report<'_>) -> Option<TimeDelta> {
+    let text = keys.string(key, report)?;
+    let length = report.check(&text.span, duration::parse(text.text))?;
+    if length.is_zero() || length > LONGEST {
+        report.add(&text.span, format!("`{key}` is more than nothing and at most 30d"));
+    }
+    Some(length)
+}
+
+fn retry(mut keys: Keys<'_>, report: &mut Report<'_>) -> Retry {
+    let (place, usual) = (keys.span.clone(), Retry::default());
+    let attempts = number(&mut keys, "attempts", 1..=20, report).and_then(|it| u32::try_from(it).ok());
+    let backoff = length(&mut keys, "backoff", report).unwrap_or(usual.backoff);
+    let most = length(&mut keys, "backoff_max", report);
+    keys.finish(report);
+    if most.is_some_and(|most| most < backoff) {
+        report.add(&place, "`backoff_max` is less than `backoff`");
+    }
+    let backoff_max = most.unwrap_or(usual.backoff_max.max(backoff));
+    Retry { attempts: attempts.unwrap_or(usual.attempts), backoff, backoff_max }
 }
 
 fn is_name(text: &str) -> bool {

@@ -13,6 +13,11 @@ name = "nightly"
 description = 'web servers, "prod"'
 repositories = ["main", "offsite"]
 consistency = "required"
+priority = -2
+concurrency = 4
+deadline = "6h"
+after = ["other"]
+retry = { attempts = 5, backoff = "2m" }
 select = { names = ["web-*"], labels = { env = "prod", "a b" = "*" }, hosts = ["h?"], exclude = ["web-test"] }
 keep = { style = "restic", time_zone = "Europe/Berlin", last = 3, daily = 7, weekly = "all", yearly = -1, within = "30d", within_hourly = "2d", tags = ["legal", "a+b"] }
 
@@ -45,6 +50,12 @@ fn a_full_file_is_read() {
     assert_eq!(nightly.consistency, Consistency::Required);
     assert_eq!(nightly.select.labels["a b"], "*");
     let [first, second] = &nightly.schedules[..] else { panic!("two schedules") };
+    assert_eq!((nightly.priority, nightly.concurrency), (-2, Some(4)));
+    assert_eq!(
+        (nightly.deadline, &nightly.after[..]),
+        (Some(TimeDelta::hours(6)), &["other".to_owned()][..])
+    );
+    assert_eq!((nightly.retry.attempts, nightly.retry.backoff), (5, TimeDelta::minutes(2)));
     assert_eq!(first.key(), "30 2 * * * Europe/Berlin");
     assert_eq!(second.key(), "@weekly");
     assert_eq!(first.jitter, TimeDelta::minutes(90));
@@ -74,6 +85,11 @@ consistency = "filesystem"
 
 [policy.select]
 labels = { tier = "db" }
+
+[policy.retry]
+attempts = 3
+backoff = "1m"
+backoff_max = "30m"
 
 [policy.keep]
 style = "restic"
@@ -128,7 +144,22 @@ fn mistakes_are_named_with_their_place() {
     assert!(read(&with("", "")).is_ok());
     for (text, expected) in [
         (with("schedule = []", ""), "line 5, column 1: unknown key `schedule`; did you mean `schedules`?"),
-        (with("retry.attempts = 3", ""), "line 5, column 1: unknown key `retry`; known here: name, "),
+        (with("hooks = []", ""), "line 5, column 1: unknown key `hooks`; known here: name, "),
+        (with("retry.attempt = 3", ""), "line 5, column 7: unknown key `attempt`; did you mean `attempts`?"),
+        (with("retry.attempts = 0", ""), "line 5, column 18: `attempts` is a whole number from 1 to 20"),
+        (with("retry.backoff = \"0s\"", ""), "line 5, column 17: `backoff` is more than nothing"),
+        (
+            with("retry = { backoff = \"5m\", backoff_max = \"1m\" }", ""),
+            "`backoff_max` is less than `backoff`",
+        ),
+        (with("retry = 3", ""), "line 5, column 9: `retry` takes a table here, not an integer"),
+        (with("priority = 10", ""), "line 5, column 12: `priority` is a whole number from -9 to 9"),
+        (
+            with("concurrency = \"2\"", ""),
+            "line 5, column 15: `concurrency` is a whole number from 1 to 1000",
+        ),
+        (with("deadline = \"5\"", ""), "line 5, column 12: `5` is not a length of time"),
+        (with("after = [\"p\"]", ""), "line 5, column 10: a policy cannot wait for itself"),
         (with("select.name = []", ""), "line 5, column 8: unknown key `name`; did you mean `names`?"),
         (with("paused = \"yes\"", ""), "line 5, column 10: `paused` is true or false, not a string"),
         (
@@ -166,8 +197,8 @@ fn mistakes_are_named_with_their_place() {
             "line 6, column 1: the window is closed whenever the schedule comes",
         ),
         (
-            with("", "overlap = \"cancel-older\""),
-            "line 8, column 11: `overlap` is skip or queue, not `cancel-older`",
+            with("", "overlap = \"cancel-elder\""),
+            "line 8, column 11: `overlap` is skip or queue or cancel-older, not `cancel-elder`; did you mean `cancel-older`?",
         ),
         (
             with("", "[[policy.schedules]]\ncron = \"0  2 * * *\""),
@@ -229,6 +260,7 @@ fn the_difference_is_told_field_by_field() {
     assert_eq!(
         told,
         [
+            "nightly after: [\"other\"] -> [\"third\"]",
             "nightly select.labels.env: \"prod\" -> \"test\"",
             "nightly schedules[@weekly].mode: \"full\" -> \"differential\"",
             "nightly keep.last: 3 -> (none)",

@@ -5,7 +5,7 @@
 use journal::VmId;
 use journal::effect::VmAddress;
 use journal::log::{Entry, Hash};
-use journal::record::{JobQueued, VmAdded, VmRemoved, Work};
+use journal::record::{JobQueued, Terms, VmAdded, VmRemoved, Work};
 
 use super::*;
 
@@ -28,7 +28,13 @@ fn a_vm_has_its_name_also_after_it_left() {
     let records: [Record; 3] = [
         VmAdded { vm, disks: Vec::new(), labels: Vec::new() }.into(),
         VmRemoved { vm: id }.into(),
-        JobQueued { job: journal::JobId(1), work: Work::CreateCheckpoint { vm: id }, due: None }.into(),
+        JobQueued {
+            job: journal::JobId(1),
+            work: Work::CreateCheckpoint { vm: id },
+            due: None,
+            terms: Terms::default(),
+        }
+        .into(),
     ];
     let mut names = HashMap::new();
     for (seq, record) in (1..).zip(&records) {

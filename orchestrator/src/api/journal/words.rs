@@ -25,7 +25,12 @@ pub(super) fn summary(record: &Record) -> String {
         Record::JobStarted(it) => it.job.to_string(),
         Record::BackupPlanned(it) => plan(it),
         Record::ExportPlanned(it) => export(it),
-        Record::CancelAsked(it) => it.job.to_string(),
+        Record::CancelAsked(it) => {
+            it.why.as_ref().map_or_else(|| it.job.to_string(), |why| format!("{}: {why}", it.job))
+        }
+        Record::JobRetried(it) => format!("{} again from {}: {}", it.job, it.not_before, it.reason),
+        Record::PauseAsked(it) => format!("{} {}", it.job, if it.paused { "to rest" } else { "to go on" }),
+        Record::JobPaused(it) => format!("{} rests", it.job),
         Record::JobEnded(it) => {
             let reason = it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             let end = match it.end {
@@ -41,6 +46,11 @@ pub(super) fn summary(record: &Record) -> String {
         }
         Record::IntentAdopted(it) => format!("{} repeated [{}]", it.intent, it.row),
         Record::IntentSettled(it) => settled(it),
+        Record::NoticeRaised(it) => format!("{} {}: {}", it.notice, it.kind.name(), it.text),
+        Record::NoticeSettled(it) => match &it.given_up {
+            None => format!("{} delivered", it.notice),
+            Some(why) => format!("{} given up: {why}", it.notice),
+        },
         Record::PointHeld(it) => format!("{} {}", it.point, if it.held { "held" } else { "released" }),
         Record::PointGone(it) => format!("{}: {}", it.point, it.why),
     }

@@ -296,6 +296,7 @@ fn a_point_that_is_being_forgotten_is_not_missed() {
     });
     let mut state = history(&[], forget);
     state.points.insert(PointId(1), point());
+    state = state.indexed();
     let nothing = [RepositorySeen { name: repository.name, snapshots: Ok(Vec::new()) }];
     assert_eq!(point_findings(&state, vm().id, &nothing), Vec::new());
     state.open.clear();

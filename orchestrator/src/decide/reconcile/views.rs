@@ -2,9 +2,10 @@
 
 use journal::effect::Way;
 use journal::names::{Role, temporary};
-use journal::state::{JobState, View};
+use journal::state::View;
 use journal::{DiskName, Effect, IntentId};
 
+use super::super::jobs;
 use super::{Finding, Row, Subject, Verdict};
 
 pub(super) fn findings(subject: Subject<'_>) -> Vec<Finding> {
@@ -31,7 +32,7 @@ fn view_finding(subject: Subject<'_>, id: IntentId, view: &View) -> Finding {
             what: format!("the view of {id} has lost {missing}"),
             verdict: Verdict::DropView(id),
         };
-    } else if serves_a_job(subject, view) {
+    } else if serves_a_job(subject, id, view) {
         (Row::ViewUp, Verdict::GoOn)
     } else {
         (Row::ViewWithoutJob, Verdict::EndView(id))
@@ -43,9 +44,10 @@ fn view_finding(subject: Subject<'_>, id: IntentId, view: &View) -> Finding {
     Finding { row, disk: None, what, verdict }
 }
 
-fn serves_a_job(subject: Subject<'_>, view: &View) -> bool {
+/// A job at rest keeps its view; one that tries anew does not go on with the view of an earlier try.
+fn serves_a_job(subject: Subject<'_>, id: IntentId, view: &View) -> bool {
     let job = view.job.and_then(|job| subject.state.jobs.get(&job));
-    job.is_some_and(|job| job.state == JobState::Running)
+    job.is_some_and(|job| job.has_begun() && job.steps.iter().any(|step| step.intent == id))
 }
 
 /// The first part of a view that is not there. The export is not one: it can be made again without another instant.
@@ -88,11 +90,7 @@ fn thaw_finding(subject: Subject<'_>) -> Option<Finding> {
         .state
         .open_on(subject.id())
         .any(|open| matches!(open.intent.effect, Effect::Freeze(_) | Effect::Thaw(_)));
-    let running = subject
-        .state
-        .jobs
-        .values()
-        .any(|job| job.state == JobState::Running && job.steps.iter().any(|step| step.intent == freeze));
+    let running = jobs::running(subject.state).any(|job| job.steps.iter().any(|step| step.intent == freeze));
     (!open && !running).then(|| Finding {
         row: Row::ThawOwed,
         disk: None,

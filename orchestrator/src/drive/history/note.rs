@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use journal::effect::Effect;
 use journal::outcome::{Done, Outcome};
 use journal::record::{
-    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobStarted,
+    BackupPlanned, CancelAsked, ExportPlanned, IntentAdopted, IntentSettled, JobEnded, JobPaused, JobRetried,
+    JobStarted, PauseAsked,
 };
 use journal::state::{Job, Point};
 use journal::{IntentId, PointId, Record, State, Time, VmId};
@@ -173,7 +174,10 @@ impl Notes {
             Record::JobStarted(JobStarted { job })
             | Record::BackupPlanned(BackupPlanned { job, .. })
             | Record::ExportPlanned(ExportPlanned { job, .. })
-            | Record::CancelAsked(CancelAsked { job })
+            | Record::CancelAsked(CancelAsked { job, .. })
+            | Record::JobRetried(JobRetried { job, .. })
+            | Record::PauseAsked(PauseAsked { job, .. })
+            | Record::JobPaused(JobPaused { job })
             | Record::JobEnded(JobEnded { job, .. }) => of_job(job).into_iter().collect(),
             Record::IntentAdopted(IntentAdopted { intent, .. })
             | Record::IntentSettled(IntentSettled { intent, .. }) => {

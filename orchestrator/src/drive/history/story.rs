@@ -7,8 +7,8 @@ use journal::log::Log;
 use journal::outcome::{Done, Failure, FailureClass, Outcome, Stored};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, End, EpochBegan, Installed, IntentAdopted, IntentOpened,
-    IntentSettled, JobEnded, JobQueued, JobStarted, Mode, PointGone, PointHeld, RepositoryAdded, VmAdded,
-    Witness, Work,
+    IntentSettled, JobEnded, JobQueued, JobStarted, Mode, PointGone, PointHeld, RepositoryAdded, Terms,
+    VmAdded, Witness, Work,
 };
 use journal::state::{JobState, Stamp};
 use journal::{Epoch, Installation, PointId, Process, Record, State, Time, VmId};
@@ -168,7 +168,7 @@ impl Teller {
             (4, _) => Work::CheckRepository { repository: name, read_percent: 0 },
             _ => Work::Reconcile { vm: vm(number) },
         };
-        self.tell(JobQueued { job: self.state.next.job, work, due: None });
+        self.tell(JobQueued { job: self.state.next.job, work, due: None, terms: Terms::default() });
     }
 
     fn job(&mut self, wanted: impl Fn(&journal::state::Job) -> bool) -> Option<journal::state::Job> {
@@ -242,12 +242,12 @@ impl Teller {
     fn end(&mut self) {
         let Some(job) = self.job(|job| !job.state.is_over()) else { return };
         if job.state == JobState::Queued {
-            self.tell(CancelAsked { job: job.id });
+            self.tell(CancelAsked { job: job.id, why: None });
         }
         // Now and then before its intent is settled, as when a VM is removed.
         if job.open_step().is_none() || self.rng.random_ratio(1, 4) {
             let end = if job.state == JobState::Running { End::Done } else { End::Cancelled };
-            self.tell(JobEnded { job: job.id, end, reason: None });
+            self.tell(JobEnded { job: job.id, end, reason: None, class: None });
         }
     }
 }

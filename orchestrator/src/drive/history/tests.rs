@@ -213,7 +213,13 @@ async fn an_index_begins_at_the_end_where_older_records_are_not_there() {
     assert!(site.history.point(*state.points.keys().next().unwrap()).is_some());
     let (vm, job) = (story::vm(1), site.state.next.job);
     site.live(&[vec![
-        journal::record::JobQueued { job, work: journal::record::Work::Reconcile { vm }, due: None }.into(),
+        journal::record::JobQueued {
+            job,
+            work: journal::record::Work::Reconcile { vm },
+            due: None,
+            terms: journal::record::Terms::default(),
+        }
+        .into(),
     ]])
     .await;
     site.all().await;

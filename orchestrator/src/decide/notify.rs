@@ -1,0 +1,93 @@
+//! What operators are told without asking: that a policy's backups of a VM fail, that a VM has no good restore point that is
+//! young enough, and that either is well again. Once each: what they know already is in the state.
+
+use journal::notice::{NoticeKind, NoticeRaised, NoticeSettled, Subject};
+use journal::record::{End, JobEnded, Work};
+use journal::state::Job;
+use journal::{NoticeId, Record, State, Time, VmId};
+
+use super::{Decision, Live};
+
+/// The same decision with the notices that its records give rise to. They come first: a crash may keep the first records of
+/// a decision, and an end without its notice would be an end that nobody hears of.
+#[must_use]
+pub fn beside(mut decision: Decision, state: &State, live: &Live) -> Decision {
+    if !live.limits.notify {
+        return decision;
+    }
+    let mut raised: Vec<Record> = Vec::new();
+    for ended in decision.records.iter().filter_map(|record| match record {
+        Record::JobEnded(ended) => Some(ended),
+        _ => None,
+    }) {
+        let notice = NoticeId(state.next.notice.0 + raised.len() as u64);
+        raised.extend(of_end(state, ended, notice));
+    }
+    decision.records.splice(0..0, raised);
+    decision
+}
+
+fn of_end(state: &State, ended: &JobEnded, notice: NoticeId) -> Option<Record> {
+    let job = state.jobs.get(&ended.job)?;
+    let Work::Backup(work) = &job.work else { return None };
+    let subject = Subject::Backup { vm: work.vm, repository: work.repository.clone() };
+    let known = state.alarms.contains_key(&subject);
+    let (kind, text) = match ended.end {
+        // Whoever asked by hand looks at the answer.
+        End::Failed if !known && job.due.is_some() => (NoticeKind::Alarm, failed(state, job, ended)),
+        End::Done if known => {
+            let (vm, repository) = (name(state, work.vm), &work.repository);
+            (NoticeKind::Recovery, format!("the backup of {vm} into {repository} is done again ({})", job.id))
+        }
+        _ => return None,
+    };
+    Some(NoticeRaised { notice, kind, subject, vm: Some(name(state, work.vm)), text }.into())
+}
+
+fn failed(state: &State, job: &Job, ended: &JobEnded) -> String {
+    let vm = job.work.vm().map(|vm| name(state, vm)).unwrap_or_default();
+    let repository = job.repository.as_ref().map(ToString::to_string).unwrap_or_default();
+    let reason = ended.reason.as_deref().unwrap_or("for no reason that is known");
+    let advice = ended.class.map(|class| format!("; {}", super::retry::advice(class))).unwrap_or_default();
+    format!("the backup of {vm} into {repository} failed ({}): {reason}{advice}", job.id)
+}
+
+/// The next notice to deliver, or to raise because time has passed.
+#[must_use]
+pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
+    if let Some(notice) = state.notices.keys().find(|notice| !live.telling.contains(notice)) {
+        if live.limits.notify {
+            return Some(Decision { tell: vec![*notice], ..Decision::default() });
+        }
+        let given_up = Some("no receiver is configured any more".to_owned());
+        let settled = NoticeSettled { notice: *notice, given_up };
+        return Some(Decision { records: vec![settled.into()], ..Decision::default() });
+    }
+    let limit = live.limits.good_point_within.filter(|_| live.limits.notify)?;
+    state.vms.keys().find_map(|vm| good_point(state, *vm, limit, now))
+}
+
+/// What is to be told of a VM's newest good point: a VM that has none is as old as its time under management.
+fn good_point(state: &State, vm: VmId, limit: i64, now: Time) -> Option<Decision> {
+    let subject = Subject::GoodPoint { vm };
+    let newest = state.points_of(vm).rfind(|point| point.suspect.is_none()).map(|point| point.created);
+    let since = newest.unwrap_or(state.vms.get(&vm)?.added);
+    let old = now.0.saturating_sub(since.0) > limit;
+    let vm_name = name(state, vm);
+    let (kind, text) = match (old, state.alarms.contains_key(&subject), newest) {
+        (true, false, Some(newest)) => {
+            (NoticeKind::Alarm, format!("{vm_name} has no good restore point since {newest}"))
+        }
+        (true, false, None) => (NoticeKind::Alarm, format!("{vm_name} has no good restore point at all")),
+        (false, true, Some(newest)) => {
+            (NoticeKind::Recovery, format!("{vm_name} has a good restore point again, of {newest}"))
+        }
+        _ => return None,
+    };
+    let raised = NoticeRaised { notice: state.next.notice, kind, subject, vm: Some(vm_name), text };
+    Some(Decision { records: vec![raised.into()], ..Decision::default() })
+}
+
+fn name(state: &State, vm: VmId) -> String {
+    state.vms.get(&vm).map_or_else(|| vm.to_string(), |vm| vm.address.name.to_string())
+}
