@@ -56,16 +56,6 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// TLS that trusts nobody.
-fn no_tls() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows every version of TLS that is safe")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
-}
-
 /// A client of one server. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -84,9 +74,7 @@ impl Client {
     /// When the folder of a socket with a long path cannot be opened.
     pub fn new(server: &Server) -> Result<Client, ClientError> {
         let unreachable = |what: String| ClientError::Unreachable(format!("{server}: {what}"));
-        let mut builder = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT);
-        // Never used: the API speaks no TLS yet. Left to itself the client would read the system's certificates first.
-        builder = builder.tls_backend_preconfigured(no_tls());
+        let mut builder = orchestrator::plain::http().no_proxy().connect_timeout(CONNECT);
         let mut folder = None;
         let base = match server {
             Server::Unix(path) => {

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod decide;
 pub mod drive;
+pub mod plain;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

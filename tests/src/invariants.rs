@@ -62,6 +62,15 @@ fn nothing_is_left(backstay: &Backstay, qemu: &mut Qmp, bare: &Look) {
     // No command tells whether a server listens; one that does not cannot be stopped.
     let stopped = qemu.execute("nbd-server-stop", json!({}));
     assert!(stopped.is_err(), "an NBD server was left running");
+    no_file_is_left(backstay);
+}
+
+/// No scratch file and no socket.
+///
+/// # Panics
+/// With those that are there.
+#[track_caller]
+pub fn no_file_is_left(backstay: &Backstay) {
     for folder in ["scratch", "run"] {
         let left = files_below(&backstay.data().join(folder));
         assert!(left.is_empty(), "left in {folder}: {left:?}");

@@ -4,13 +4,12 @@
 mod installation;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 
 use installation::{Installation, MIB, says, text, write};
 use serde_json::{Value, json};
 use tests::export::{Export, covers, differing};
 use tests::guest;
+use tests::invariants;
 use tests::lab::{PATIENCE, require_qemu, until};
 use tests::machine::Machine;
 use tests::matrix::cell::{HEALING, KILLED};
@@ -207,10 +206,7 @@ fn an_export_ends_with_its_qemu_and_leaves_nothing() {
     // Before anything looks at QEMU again.
     let over = ended(&site, &export.id);
     says(over.reason.as_deref().unwrap_or_default(), &["QEMU ended", "the export with it"]);
-    for folder in ["scratch", "run"] {
-        let left: Vec<PathBuf> = files(site.backstay.data().join(folder));
-        assert!(left.is_empty(), "left in {folder}: {left:?}");
-    }
+    invariants::no_file_is_left(&site.backstay);
     site.revive_qemu();
     Point::back_up(&site.backstay, &[]).must_be_full(&KILLED);
     site.must_hold();
@@ -221,21 +217,10 @@ fn an_export_ends_with_its_qemu_and_leaves_nothing() {
     site.kill_qemu();
     site.backstay.restart();
     says(ended(&site, &export.id).reason.as_deref().unwrap_or_default(), &["QEMU ended"]);
-    for folder in ["scratch", "run"] {
-        let left: Vec<PathBuf> = files(site.backstay.data().join(folder));
-        assert!(left.is_empty(), "left in {folder}: {left:?}");
-    }
+    invariants::no_file_is_left(&site.backstay);
     site.revive_qemu();
     Point::back_up(&site.backstay, &[]).must_be_full(&KILLED);
     site.must_hold();
-}
-
-fn files(folder: PathBuf) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .flat_map(|path| if path.is_dir() { files(path) } else { vec![path] })
-        .collect()
 }
 
 #[test]

@@ -84,15 +84,6 @@ fn let_pass(instants: u64) {
     until("the clock goes on", PATIENCE, || (start.elapsed() > limit).then_some(()));
 }
 
-fn pause(site: &Installation) {
-    site.backstay.ok(&["policy", "pause", "often"]);
-    until("nothing runs any more", PATIENCE, || {
-        let jobs = site.backstay.ok(&["job", "list"]);
-        let open = |job: &Value| job["state"] == "queued" || job["state"] == "running";
-        (!jobs.as_array().into_iter().flatten().any(open)).then_some(())
-    });
-}
-
 #[test]
 fn backups_happen_by_themselves_and_old_ones_go() {
     if !require_qemu() {
@@ -110,7 +101,7 @@ fn backups_happen_by_themselves_and_old_ones_go() {
     assert_eq!(first["policy"], "often");
     write(&qsd.file("disk0"), MIB, 65536, 2);
     until_point(&site, 5);
-    pause(&site);
+    site.pause("often");
 
     let points = site.backstay.ok(&["point", "list", "vm"]);
     let points = points.as_array().expect("a list");
@@ -142,14 +133,14 @@ fn what_is_paused_says_so_and_goes_on_when_resumed() {
     let _qsd = site.vm("vm", 1, MIB);
     site.backstay.ok(&["policy", "apply", "-f", &often(&site, "")]);
     until_point(&site, 1);
-    pause(&site);
+    site.pause("often");
     let before = site.backstay.ok(&["point", "list"]);
     let_pass(3);
     assert_eq!(site.backstay.ok(&["point", "list"]), before, "nothing runs while it is paused");
     let resumed = chrono::Utc::now().timestamp();
     assert!(site.backstay.ok(&["policy", "resume", "often"])["next_run"].is_string());
     until_point(&site, 3);
-    pause(&site);
+    site.pause("often");
 
     let accounts = accounts(&records(&site));
     is_gapless(&accounts);
@@ -202,7 +193,7 @@ fn a_run_that_meets_the_previous_one_is_recorded() {
     qsd.process().signal(Signal::CONT);
     let made = site.backstay.ok(&["point", "list"]).as_array().map_or(0, Vec::len);
     until_point(&site, made as u64 + 2);
-    pause(&site);
+    site.pause("often");
     is_gapless(&accounts(&records(&site)));
 }
 
@@ -225,7 +216,7 @@ fn what_was_missed_while_nobody_was_there_is_accounted_for() {
     let back = chrono::Utc::now().timestamp();
     site.backstay.restart();
     until_point(&site, 4);
-    pause(&site);
+    site.pause("often");
 
     let accounts = accounts(&records(&site));
     is_gapless(&accounts);

@@ -61,9 +61,8 @@ pub(super) async fn list(Extract(api): Extract<Api>) -> Json<Vec<ExportView>> {
 
 pub(super) async fn show(Extract(api): Extract<Api>, Path(id): Path<String>) -> Answer<ExportView> {
     let state = api.shared.state.read().await;
-    let parsed: Option<JobId> = id.parse().ok();
-    let live = parsed.and_then(|id| state.jobs.get(&id)).cloned();
-    let job = live.or_else(|| api.shared.history.job(parsed?)).ok_or_else(|| missing(&id))?;
+    let known = id.parse().ok().and_then(|id| jobs::known(&api.shared, &state, id));
+    let job = known.ok_or_else(|| missing(&id))?;
     let work = work(&job).ok_or_else(|| missing(&id))?;
     Ok(Json(view(&api.shared, &state, &job, work)))
 }
@@ -92,8 +91,7 @@ fn missing(id: &str) -> Refusal {
 
 /// The exports of a VM that are not over.
 pub(super) fn not_over(state: &State, vm: VmId) -> impl Iterator<Item = &Job> {
-    let its = move |job: &&Job| work(job).is_some_and(|work| work.vm == vm) && !job.state.is_over();
-    state.jobs.values().filter(its)
+    state.queue().of_vm(vm).filter_map(|job| state.jobs.get(&job)).filter(|job| work(job).is_some())
 }
 
 fn work(job: &Job) -> Option<&ExportWork> {

@@ -1,5 +1,6 @@
 //! Jobs: the live ones from the state, the others from the history index.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -89,21 +90,28 @@ pub(super) async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> 
     let missing = || Refusal::not_found(format!("no job `{id}`; `job list` shows them"));
     let parsed: JobId = id.parse().map_err(|_| missing())?;
     let state = shared.state.read().await;
-    if let Some(job) = state.jobs.get(&parsed) {
-        return Ok(view(shared, &state, job));
+    known(shared, &state, parsed).map(|job| view(shared, &state, &job)).ok_or_else(missing)
+}
+
+/// A job, live or finished.
+pub(super) fn known<'a>(shared: &Shared, state: &'a State, id: JobId) -> Option<Cow<'a, Job>> {
+    let live = state.jobs.get(&id).map(Cow::Borrowed);
+    live.or_else(|| shared.history.job(id).map(Cow::Owned))
+}
+
+fn not_over<'a>(state: &'a State, named: &str) -> Result<&'a Job, Refusal> {
+    let missing = || Refusal::not_found(format!("no job `{named}` that is not over; `job list` shows them"));
+    let job = named.parse().ok().and_then(|id: JobId| state.jobs.get(&id)).ok_or_else(missing)?;
+    if job.state.is_over() {
+        return Err(Refusal::usage(format!("{named} is {} already", job.state)));
     }
-    shared.history.job(parsed).map(|job| view(shared, &state, &job)).ok_or_else(missing)
+    Ok(job)
 }
 
 pub(super) async fn cancel(Extract(api): Extract<Api>, Path(id): Path<String>) -> Answer<JobView> {
     let named = id.clone();
     api.propose(move |state, _| {
-        let missing =
-            || Refusal::not_found(format!("no job `{named}` that is not over; `job list` shows them"));
-        let job = named.parse().ok().and_then(|id: JobId| state.jobs.get(&id)).ok_or_else(missing)?;
-        if job.state.is_over() {
-            return Err(Refusal::usage(format!("{named} is {} already", job.state)));
-        }
+        let job = not_over(state, &named)?;
         let asked = CancelAsked { job: job.id, why: None };
         Ok((if job.cancel_asked { Vec::new() } else { vec![asked.into()] }, ()))
     })
@@ -122,12 +130,7 @@ pub(super) async fn resume(Extract(api): Extract<Api>, Path(id): Path<String>) -
 async fn set_paused(api: &Api, id: String, paused: bool) -> Answer<JobView> {
     let named = id.clone();
     api.propose(move |state, _| {
-        let missing =
-            || Refusal::not_found(format!("no job `{named}` that is not over; `job list` shows them"));
-        let job = named.parse().ok().and_then(|id: JobId| state.jobs.get(&id)).ok_or_else(missing)?;
-        if job.state.is_over() {
-            return Err(Refusal::usage(format!("{named} is {} already", job.state)));
-        }
+        let job = not_over(state, &named)?;
         if job.cancel_asked {
             return Err(Refusal::usage(format!("{named} is being cancelled")));
         }
@@ -182,7 +185,7 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
         created: job.created.to_string(),
         started: job.started.map(|at| at.to_string()),
         ended: job.ended.map(|at| at.to_string()),
-        repository: queue::repository(state, job).map(ToString::to_string),
+        repository: job.repository.as_ref().map(ToString::to_string),
         point: point.map(|point| point.to_string()),
         steps: job.steps.iter().map(step_view).collect(),
         progress: progress.map(|it| ProgressView { done: it.done_bytes, total: it.total_bytes }),

@@ -1,5 +1,6 @@
 //! Trying again by hand: a new job for what an old one did not finish, and for nothing else of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::Json;
@@ -59,8 +60,7 @@ pub(super) async fn start(
 
 /// A job, live or finished.
 async fn found(shared: &Shared, id: JobId) -> Option<Job> {
-    let live = shared.state.read().await.jobs.get(&id).cloned();
-    live.or_else(|| shared.history.job(id))
+    jobs::known(shared, &*shared.state.read().await, id).map(Cow::into_owned)
 }
 
 /// All jobs of a job's request: they have consecutive numbers from the first.

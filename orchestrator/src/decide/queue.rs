@@ -188,11 +188,5 @@ pub fn next_instant(state: &State, now: Time) -> Option<Time> {
     starts.chain(state.queue().next_deadline().map(|(deadline, _)| deadline)).min()
 }
 
-/// The repository that a job works in.
-#[must_use]
-pub fn repository<'a>(_: &State, job: &'a Job) -> Option<&'a RepositoryName> {
-    job.repository.as_ref()
-}
-
 #[cfg(test)]
 mod tests;

@@ -78,15 +78,13 @@ const SLOWER: i32 = 4;
 #[must_use]
 pub fn instead(mut decision: Decision, live: &Live, job: &Job, now: Time) -> Decision {
     for record in &mut decision.records {
-        if let Record::JobEnded(ended) = record
-            && ended.end == End::Failed
-            && let Some(retried) = retried(live, job, ended, now)
-        {
+        let Record::JobEnded(ended) = record else { continue };
+        if ended.end != End::Failed {
+            continue;
+        }
+        if let Some(retried) = retried(live, job, ended, now) {
             *record = retried.into();
-        } else if let Record::JobEnded(ended) = record
-            && ended.end == End::Failed
-            && !job.tries.is_empty()
-        {
+        } else if !job.tries.is_empty() {
             let reason = ended.reason.take().unwrap_or_default();
             ended.reason = Some(format!("{reason} (try {} of {})", job.attempt(), attempts(live, job)));
         }

@@ -19,7 +19,7 @@ use super::{Call, Examined, Refusal, Shared, StartError, now};
 use crate::api::view::ErrorCode;
 use crate::decide::live::{Live, Seen};
 use crate::decide::reconcile::{Subject, findings, point_findings};
-use crate::decide::{CheckStep, Decision, Limits, next, queue, schedule};
+use crate::decide::{CheckStep, Decision, Limits, next, schedule};
 
 /// How often VMs with unexplained leftovers are looked at again, while their QEMU does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -350,7 +350,7 @@ pub(crate) fn look_at(vm: &Vm) -> LookAt {
 fn repositories_of(state: &State, id: VmId) -> Vec<journal::effect::RepositoryAddress> {
     let with_points = state.points_of(id).map(|point| &point.repository);
     let jobs = state.queue().of_vm(id).filter_map(|job| state.jobs.get(&job));
-    let named = jobs.filter_map(|job| queue::repository(state, job));
+    let named = jobs.filter_map(|job| job.repository.as_ref());
     let names: std::collections::BTreeSet<_> = with_points.chain(named).collect();
     names.into_iter().filter_map(|name| state.repositories.get(name)).map(|it| it.address.clone()).collect()
 }

@@ -3,7 +3,6 @@
 //! What is owed and what was taken is in the journal; this task only carries. A notice whose delivery the journal does not
 //! know of is sent again after a restart: at least once, and its id tells the receiver which it has had.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use journal::NoticeId;
@@ -12,6 +11,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::now;
+use crate::plain;
 
 /// How long a receiver may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub(super) fn start(
     let Some(webhook) = webhook else { return (None, told) };
     let (owe, mut owed) = unbounded_channel::<Notice>();
     tokio::spawn(async move {
-        let client = reqwest::Client::builder().tls_backend_preconfigured(no_tls()).timeout(PATIENCE).build();
+        let client = plain::http().timeout(PATIENCE).build();
         while let Some(notice) = owed.recv().await {
             let given_up = match &client {
                 Ok(client) => carry(client, &webhook, &installation, &notice).await,
@@ -44,16 +44,6 @@ pub(super) fn start(
         }
     });
     (Some(owe), told)
-}
-
-/// TLS that trusts nobody: a webhook is reached without. Where the client is built with TLS it asks for a provider at once.
-fn no_tls() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows every version of TLS that is safe")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
 }
 
 /// Until it is taken, or for too long: then why.

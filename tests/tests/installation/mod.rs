@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tests::backstay::Backstay;
-use tests::lab::Lab;
+use tests::lab::{Lab, PATIENCE, until};
 use tests::qsd::{Options, Qsd};
 use tests::restic::Restic;
 
@@ -99,6 +99,17 @@ impl Installation {
         let job = &answer.json["jobs"][0];
         assert_eq!(job["state"], "failed", "{job}");
         job["reason"].as_str().unwrap_or_else(|| panic!("a failed job without a reason: {job}")).to_owned()
+    }
+
+    /// Pauses a policy, and waits until nothing is left to do.
+    #[track_caller]
+    pub fn pause(&self, policy: &str) {
+        self.backstay.ok(&["policy", "pause", policy]);
+        until("nothing runs any more", PATIENCE, || {
+            let jobs = self.backstay.ok(&["job", "list"]);
+            let open = |job: &Value| job["state"] == "queued" || job["state"] == "running";
+            (!jobs.as_array().into_iter().flatten().any(open)).then_some(())
+        });
     }
 
     /// Restores one disk of a point and compares it, byte by byte, with the disk as it is now.
