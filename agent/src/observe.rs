@@ -8,7 +8,8 @@ use journal::names;
 use journal::observation::{BitmapSeen, DiskSeen, JobSeen, LookAt, Machine, VmSeen};
 
 use crate::machine::{
-    Device, Devices, Graph, backing, connect, identity, scratch_answers, scratch_files, takes_reader,
+    Device, Devices, Graph, backing, connect, identity, scratch_answers, scratch_files, socket_is_dead,
+    takes_reader,
 };
 use crate::qmp::{Bitmap, BlockNode, Qmp, QmpError};
 use crate::task::Folders;
@@ -49,6 +50,7 @@ async fn machine(at: &LookAt, folders: &Folders) -> Result<Machine, QmpError> {
     }
     let ours = |name: &String| names::owner(name).is_some();
     let jobs = qmp.query_jobs().await?.into_iter().filter(|job| ours(&job.id));
+    let socket = at.id.map(|id| folders.nbd_socket_of(id)).unwrap_or_default();
     Ok(Machine {
         process: identity(qmp.process()),
         version: qmp.version().to_string(),
@@ -59,7 +61,8 @@ async fn machine(at: &LookAt, folders: &Folders) -> Result<Machine, QmpError> {
         exports: qmp.query_exports().await?.into_iter().map(|export| export.id).filter(ours).collect(),
         nodes: nodes.into_iter().filter_map(|node| node.node_name).filter(ours).collect(),
         files: files(at, folders).await,
-        socket: at.id.map(|id| folders.nbd_socket_of(id).to_string_lossy().into_owned()).unwrap_or_default(),
+        socket_is_dead: socket_is_dead(&socket).await,
+        socket: socket.to_string_lossy().into_owned(),
     })
 }
 

@@ -60,6 +60,8 @@ pub struct Machine {
     /// Where its views are served over NBD, when there are any: a unix socket's path on its host. Empty for a VM that is
     /// none of ours yet.
     pub socket: String,
+    /// Whether that socket is there with nobody behind it: whoever listened went without removing it.
+    pub socket_is_dead: bool,
 }
 
 /// One disk.

@@ -41,6 +41,7 @@ pub(crate) use offer::offer;
 pub(crate) use push::until_readable;
 pub(crate) use reach::{connect, identity};
 pub(crate) use scratch::{answers as scratch_answers, list as scratch_files};
+pub(crate) use serve::is_dead as socket_is_dead;
 
 use std::time::Duration;
 

@@ -64,16 +64,18 @@ pub(super) async fn stop_if_idle(qmp: &Qmp, socket: &Path) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Removes the socket if nobody listens on it. One that stays is no failure: QEMU replaces it.
+/// Whether the socket is there and nobody listens on it.
+pub(crate) async fn is_dead(socket: &Path) -> bool {
+    listener(socket).await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Removes the socket if nobody listens on it, and its folder once it is empty. One that stays is no failure: QEMU
+/// replaces it.
 pub(super) async fn remove_if_dead(socket: &Path) {
-    let dead = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-    };
-    let (Err(error), Some(folder)) = (listener(socket).await, socket.parent()) else { return };
+    let Some(folder) = socket.parent() else { return };
     let name = socket.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    if dead(&error)
-        && let Err(failure) = scratch::remove(folder, name.into_iter().collect()).await
-    {
+    let dead = if is_dead(socket).await { name } else { None };
+    if let Err(failure) = scratch::remove(folder, dead.into_iter().collect()).await {
         tracing::warn!(socket = %socket.display(), %failure, "a dead NBD socket could not be removed");
     }
 }

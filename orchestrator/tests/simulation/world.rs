@@ -196,6 +196,7 @@ impl World {
             nodes,
             files: self.files.iter().cloned().collect(),
             socket: "/run/nbd".into(),
+            socket_is_dead: false,
         };
         (VmSeen::Answering(Box::new(machine)), repositories)
     }

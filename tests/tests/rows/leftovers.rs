@@ -1,9 +1,14 @@
 //! What is in QEMU, or is not in the repository, and the journal does not say so.
 
+use std::fs;
+use std::os::unix::net::UnixListener;
+
 use serde_json::json;
+use tests::invariants;
 use tests::lab::Lab;
 use tests::point::Point;
 use tests::qmp::Qmp;
+use tests::site::Site;
 
 use crate::devices::{Devices, modes};
 use crate::scene::{SIZE, found, must_be_found, ours, site};
@@ -24,6 +29,18 @@ pub fn leftover() {
     must_be_found(&site.backstay, "leftover");
     // It is removed before the next backup, without a hand.
     site.next_must_be_incremental();
+    socket_that_nobody_listens_on(&site);
+}
+
+/// QEMU ended with a view up that no record knew of: nothing but its NBD server's socket is there of it.
+fn socket_that_nobody_listens_on(site: &Site) {
+    let vm = site.backstay.ok(&["vm", "show", "vm"])["id"].as_str().expect("an id").replace('-', "");
+    let folder = site.backstay.data().join("run").join(vm);
+    fs::create_dir_all(&folder).expect("the server's folder takes a folder");
+    drop(UnixListener::bind(folder.join("nbd")).expect("the folder takes a socket"));
+    must_be_found(&site.backstay, "leftover");
+    site.backstay.ok(&["doctor", "vm", "--apply"]);
+    invariants::no_file_is_left(&site.backstay);
 }
 
 /// One that an export uses cannot be removed: it is left until it can.

@@ -30,6 +30,15 @@ pub(super) fn findings(subject: Subject<'_>) -> Vec<Finding> {
     found.extend(
         names(&subject.machine.files, &known).map(|name| leftover("scratch file", name, Leftover::File)),
     );
+    // It carries no mark: it is the VM's, and what serves on it or removes it is a view or an open intent.
+    if subject.machine.socket_is_dead && known.intents.is_empty() {
+        found.push(Finding {
+            row: Row::Leftover,
+            disk: None,
+            what: format!("nobody listens on the NBD socket {}", subject.machine.socket),
+            verdict: Verdict::Remove(Leftover::Socket),
+        });
+    }
     found
 }
 

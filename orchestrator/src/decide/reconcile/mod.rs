@@ -126,6 +126,8 @@ pub enum Leftover {
     Bitmap(String, String),
     /// A scratch file.
     File(String),
+    /// The socket of an NBD server that is no more.
+    Socket,
 }
 
 impl std::fmt::Display for Leftover {
@@ -136,6 +138,7 @@ impl std::fmt::Display for Leftover {
             Leftover::Node(name) => write!(f, "node {name}"),
             Leftover::Bitmap(node, name) => write!(f, "bitmap {name} from node {node}"),
             Leftover::File(name) => write!(f, "scratch file {name}"),
+            Leftover::Socket => write!(f, "the socket of an NBD server that is no more"),
         }
     }
 }
@@ -277,6 +280,8 @@ fn effects(subject: Subject<'_>, found: &[Finding]) -> Vec<Effect> {
             Verdict::Remove(Leftover::Node(name)) => clean.nodes.push(name.clone()),
             Verdict::Remove(Leftover::Bitmap(node, name)) => clean.bitmaps.push((node.clone(), name.clone())),
             Verdict::Remove(Leftover::File(name)) => clean.files.push(name.clone()),
+            // Every clean-up removes it: there is one for each VM, always at the same place.
+            Verdict::Remove(Leftover::Socket) => {}
             _ => {}
         }
     }

@@ -190,6 +190,7 @@ fn machine(process: Process, bitmaps: &[(u64, bool)]) -> Machine {
         nodes: Vec::new(),
         files: Vec::new(),
         socket: String::new(),
+        socket_is_dead: false,
     }
 }
 
