@@ -11,6 +11,7 @@
 pub mod backstay;
 pub mod export;
 pub mod guest;
+pub mod history;
 pub mod idle;
 pub mod invariants;
 pub mod lab;

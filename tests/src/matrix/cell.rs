@@ -51,6 +51,18 @@ pub struct Walked {
 #[derive(Debug, Default)]
 pub struct Ledger(BTreeMap<String, Vec<[u8; 32]>>);
 
+impl Ledger {
+    /// Whether the point was proven.
+    pub fn knows(&self, point: &Point) -> bool {
+        self.0.contains_key(&point.id)
+    }
+
+    /// Keeps the digests of a point that was proven.
+    pub fn note(&mut self, point: &Point, digests: Vec<[u8; 32]>) {
+        self.0.insert(point.id.clone(), digests);
+    }
+}
+
 /// Makes a stage ready for cells: a first point, and one that builds on it.
 #[track_caller]
 pub fn make_ready(stage: &mut dyn Stage, ledger: &mut Ledger) {
@@ -107,7 +119,8 @@ pub fn visit(stage: &mut dyn Stage, ledger: &mut Ledger, cell: &Cell) -> Walked 
 
 /// What the next backup has to be.
 #[derive(Debug, Clone, PartialEq)]
-enum Expected {
+pub enum Expected {
+    /// On all disks.
     Incremental,
     /// Because of one of these.
     Full(Vec<&'static str>),
@@ -148,7 +161,7 @@ fn judge(
         } else {
             next.of(point);
         }
-        ledger.0.insert(point.id.clone(), prove(stage, point, earlier));
+        ledger.note(point, prove(stage, point, earlier));
         if earlier {
             next = full(&KILLED);
         } else {
@@ -158,15 +171,17 @@ fn judge(
     next
 }
 
+/// Backs up, and judges and proves the point.
 #[track_caller]
-fn back_up(stage: &mut dyn Stage, ledger: &mut Ledger, expected: &Expected) {
+pub fn back_up(stage: &mut dyn Stage, ledger: &mut Ledger, expected: &Expected) {
     let point = Point::back_up(stage.server(), &[]);
     expected.of(&point);
-    ledger.0.insert(point.id.clone(), prove(stage, &point, false));
+    ledger.note(&point, prove(stage, &point, false));
 }
 
+/// Waits until Backstay rests and nothing is left to heal, and checks what holds then.
 #[track_caller]
-fn hold(stage: &mut dyn Stage) {
+pub fn hold(stage: &mut dyn Stage) {
     let bare = stage.bare();
     let mut qemu = stage.look_inside();
     invariants::until_rest(stage.server());
@@ -198,7 +213,7 @@ fn jobs_are_over(stage: &mut dyn Stage, cell: &Cell, before: usize) {
 
 /// All jobs, newest first.
 #[track_caller]
-fn jobs(stage: &mut dyn Stage) -> Vec<Value> {
+pub fn jobs(stage: &mut dyn Stage) -> Vec<Value> {
     match stage.server().ok(&["job", "list"]) {
         Value::Array(jobs) => jobs,
         other => panic!("`job list` answers no list: {other}"),
@@ -263,7 +278,7 @@ fn restored_is_right(stage: &mut dyn Stage, ledger: &Ledger, to: &str, point: Op
 
 /// One of the points that were proven, another one each time, still restores to the same bytes.
 #[track_caller]
-fn an_older_point_is_as_it_was(stage: &mut dyn Stage, ledger: &mut Ledger, choice: u64) {
+pub fn an_older_point_is_as_it_was(stage: &mut dyn Stage, ledger: &mut Ledger, choice: u64) {
     let points = points(stage);
     ledger.0.retain(|known, _| points.iter().any(|point| point.id == *known));
     let known: Vec<&Point> = points.iter().filter(|point| ledger.0.contains_key(&point.id)).collect();
