@@ -1,10 +1,11 @@
 //! A repository in a local folder, laid out as restic does it.
 //!
-//! Owns durability on a POSIX file system: temporary name, fsync, rename, fsync of the folder. Knows nothing of
+//! Owns durability on a POSIX file system: a file without a name, fsync, its name, fsync of the folder. Knows nothing of
 //! what the files contain.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ use crate::backend::{Backend, BackendError, FileKind, FileName, Listed, Stamp};
 /// What separates the final name from the random rest in a temporary name; restic's local backend uses the same,
 /// so that each tool knows the leftovers of the other.
 const TEMPORARY: &str = "-tmp-";
+
+/// Read-only for its owner from the start, as restic leaves its files: they never change.
+const FINAL: u32 = 0o400;
 
 /// What a new file system has, and no repository.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -62,8 +66,8 @@ impl Local {
         Ok(())
     }
 
-    /// Writes and syncs a temporary file, gives it its name by `settle`, and syncs the folder. Without `settle` having
-    /// succeeded nothing remains.
+    /// Makes a file whole and durable before it has its name. It has none at all until then where the file system can do
+    /// that, so that whoever is killed leaves nothing; otherwise a temporary one, which `settle` makes the file's.
     fn write_then(
         &self,
         path: &Path,
@@ -71,28 +75,69 @@ impl Local {
         settle: impl FnOnce(&Path, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
-        let temporary = PathBuf::from(temporary);
-        let written = self.write_temporary(&temporary, bytes).or_else(|error| {
+        let made = make_nameless(folder).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
             make_folder(folder)?;
             sync_folder(folder.parent().unwrap_or(&self.root))?;
-            self.write_temporary(&temporary, bytes)
+            make_nameless(folder)
         });
-        written.and_then(|()| settle(&temporary, path)).and_then(|()| sync_folder(folder)).inspect_err(|_| {
+        match made? {
+            Some(file) => {
+                fill(&file, bytes)?;
+                if !name(&file, path)? {
+                    self.write_temporary(path, bytes, settle)?;
+                }
+            }
+            None => self.write_temporary(path, bytes, settle)?,
+        }
+        sync_folder(folder)
+    }
+
+    /// By way of a temporary name. Without `settle` having succeeded nothing remains.
+    fn write_temporary(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        settle: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
+        let temporary = PathBuf::from(temporary);
+        let made = OpenOptions::new().write(true).create_new(true).mode(FINAL).open(&temporary);
+        made.and_then(|file| fill(&file, bytes)).and_then(|()| settle(&temporary, path)).inspect_err(|_| {
             // Best effort: what stays is swept by the next prune.
             let _ = fs::remove_file(&temporary);
         })
     }
+}
 
-    fn write_temporary(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        // Read-only for its owner from the start, as restic leaves its files: they never change.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+/// Opens a file that is in no folder (open(2), `O_TMPFILE`), or nothing where the file system has no such files.
+fn make_nameless(folder: &Path) -> io::Result<Option<File>> {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::io::Errno;
+    match open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(FINAL)) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Gives a nameless file its name. False where the name is taken, or this process may not do so: without `/proc`.
+fn name(file: &File, path: &Path) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, linkat};
+    use rustix::io::Errno;
+    let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(CWD, through.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST | Errno::NOENT | Errno::XDEV | Errno::ACCESS | Errno::PERM) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

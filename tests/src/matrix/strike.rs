@@ -55,8 +55,8 @@ impl Client {
     #[track_caller]
     pub fn hear(self) {
         // 5: the server died before it had heard. 4: too late to cancel, or the VM's QEMU is not there. 3: too late to
-        // remove.
-        self.hear_one_of(&[0, 1, 3, 4, 5]);
+        // remove. 2: over already when it was to be cancelled.
+        self.hear_one_of(&[0, 1, 2, 3, 4, 5]);
     }
 
     /// Waits for the last answer, and checks that each command ended with one of these.
