@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use journal::effect::{Lasts, ViewLimits, Way};
+use journal::effect::{Lasts, Offer, ViewLimits, Way};
 use journal::observation::{Machine, VmSeen};
-use journal::{Done, Effect, FailureClass, Process};
+use journal::{Done, Effect, FailureClass, IntentId, Process};
 use machine::guest::{self, Guest};
 use machine::{Hands, Qemu, SIZE, UNLIMITED, bitmap, bitmaps, in_a_child};
 
@@ -345,6 +345,12 @@ async fn hung_scratch_storage_stalls_the_guest_no_longer_than_allowed() {
     while !matches!(hands.look(&[]).await, VmSeen::Answering(_)) {
         assert!(Instant::now() < deadline);
     }
+    // Nobody gave the view up: who offers it finds out by reading.
+    let until = (chrono::Utc::now() + Duration::from_secs(600)).into();
+    let (vm, installation, view) = (hands.vm.clone(), machine::US, IntentId(50));
+    let offer = Effect::Offer(Offer { vm, process, installation, view, until });
+    let what = hands.perform(53, offer).await.failed(FailureClass::ViewLost);
+    assert!(what.contains("breaks by itself") && what.contains("`stall`"), "{what}");
     hands.perform(52, hands.end(process, 50, 2)).await.done();
     assert_restored(&guest, &mut hands).await;
     assert_eq!(guest.failed(), 0);

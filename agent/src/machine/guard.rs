@@ -127,6 +127,10 @@ pub(super) fn check_copies(room: Room, needed: u64, limit: u64) -> Result<(), Fa
     Err(Failure::new(FailureClass::Full, format!("{why} {} there, {what}", size(needed))))
 }
 
+/// Why a filter's view may be over though nobody gave it up.
+pub(super) const BREAKS: &str = "a view of this kind breaks by itself where its scratch storage is full, fails, or is slower \
+                                 than the guest may wait (`stall` under `[limits]` in the configuration)";
+
 /// What a failure to read a view says, with what is known of why the view broke.
 pub(crate) async fn explain(store: &Store, folders: &Folders, answer: Answer) -> Answer {
     let Answer::Settled(Outcome::Failed(failure)) = &answer else { return answer };
@@ -136,11 +140,7 @@ pub(crate) async fn explain(store: &Store, folders: &Folders, answer: Answer) ->
     let noted = note::of_view(&folders.scratch_of(store.vm.id), store.installation, store.view).await;
     let why = match (noted.and_then(|note| note.given_up), store.way) {
         (Some(why), _) => why,
-        (None, Way::CopyBeforeWrite) => {
-            "a view of this kind breaks by itself where its scratch storage is full, fails, or is slower than the guest \
-             may wait (`stall` under `[limits]` in the configuration)"
-                .to_owned()
-        }
+        (None, Way::CopyBeforeWrite) => BREAKS.to_owned(),
         (None, Way::BackupJob | Way::Push) => return answer,
     };
     Err(Failure::new(FailureClass::ViewLost, format!("{}; {why}", failure.what))).into()
