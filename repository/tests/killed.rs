@@ -46,8 +46,10 @@ fn a_killed_writer_leaves_no_part_of_a_file() {
         std::thread::sleep(Duration::from_micros(u64::from(round) * 700));
         child.kill().unwrap();
         child.wait().unwrap();
-        let parts: Vec<PathBuf> =
-            files(&place.path()).into_iter().filter(|path| path.to_string_lossy().contains("-tmp-")).collect();
+        let parts: Vec<PathBuf> = files(&place.path())
+            .into_iter()
+            .filter(|path| path.to_string_lossy().contains("-tmp-"))
+            .collect();
         assert!(parts.is_empty() || !nameless, "round {round} left {parts:?}");
         assert_healthy(&place.reopened());
     }

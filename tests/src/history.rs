@@ -66,13 +66,8 @@ pub fn live(stage: &mut dyn Stage, seed: u64, steps: u64) -> Told {
     let mut ledger = Ledger::default();
     cell::make_ready(stage, &mut ledger);
     SAID.iter().for_each(|text| stage.server().expect_log(text));
-    let mut history = History {
-        stage,
-        random: StdRng::seed_from_u64(seed),
-        ledger,
-        killed: None,
-        told: Told::default(),
-    };
+    let mut history =
+        History { stage, random: StdRng::seed_from_u64(seed), ledger, killed: None, told: Told::default() };
     for _ in 0..steps {
         history.step();
     }
@@ -284,7 +279,10 @@ impl History<'_> {
             let failed = job["state"] == "failed";
             let why = job["reason"].as_str().unwrap_or_default();
             assert!(!failed || !why.is_empty(), "failed without a reason: {job}");
-            assert!(!(failed && job["kind"] == "backup") || blow.ends_qemu(), "{blow:?}, and it failed: {job}");
+            assert!(
+                !(failed && job["kind"] == "backup") || blow.ends_qemu(),
+                "{blow:?}, and it failed: {job}"
+            );
         }
     }
 

@@ -67,6 +67,11 @@ impl Qsd {
         self.dir.join("qmp.sock")
     }
 
+    /// The laboratory's own monitor socket; a second Backstay may have it as long as nobody [looks](Qsd::look).
+    pub fn look_socket(&self) -> PathBuf {
+        self.dir.join("look.sock")
+    }
+
     /// The image behind a disk.
     pub fn image(&self, disk: &str) -> PathBuf {
         self.dir.join(format!("{disk}.{}", format(&self.options, disk)))
@@ -90,7 +95,7 @@ impl Qsd {
     /// A look inside through the laboratory's own monitor. One at a time: drop it before the next.
     #[track_caller]
     pub fn look(&mut self) -> Qmp {
-        let socket = self.dir.join("look.sock");
+        let socket = self.look_socket();
         self.process.until("the laboratory's monitor answers", PATIENCE, || Qmp::try_connect(&socket))
     }
 

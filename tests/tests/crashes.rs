@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use tests::backstay::Backstay;
 use tests::guest;
+use tests::history;
 use tests::invariants;
 use tests::lab::{PATIENCE, require_qemu, until};
 use tests::machine::Machine;
@@ -429,4 +430,16 @@ fn a_real_guest_is_backed_up_through_kills_and_restarts() {
     invariants::until_rest(&machine.backstay);
     full_once_of(&mut machine);
     machine.restic.check();
+}
+
+/// A short one of `scripts/random-histories`.
+#[test]
+fn a_random_history_leaves_everything_true() {
+    if !require_qemu() {
+        return;
+    }
+    let seed = seed();
+    let mut site = Site::start(Options::new("qsd", 2, SMALL / 4), seed);
+    let told = history::live(&mut site, seed, 8);
+    eprintln!("{told:?}");
 }

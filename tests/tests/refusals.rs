@@ -6,6 +6,7 @@ mod installation;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use installation::{Installation, MIB, REPO, disk, is_full, is_incremental, says, skip, text, write};
 use serde_json::{Value, json};
@@ -97,6 +98,60 @@ fn what_belongs_to_others_is_shown_and_left_alone() {
     let mut qmp = qsd.look();
     qmp.until_tidy(&before, PATIENCE);
     assert_eq!(qmp.look(), before, "all that was ours is gone, all that was theirs is there");
+}
+
+/// Each has a monitor of its own, since QEMU takes one client on each. QEMU's one NBD server they have to share.
+#[test]
+fn two_installations_back_up_one_vm() {
+    if !require_qemu() {
+        return;
+    }
+    let (mut one, mut other) = (Installation::new(), Installation::new());
+    let mut qsd = one.vm("vm", 1, 4 * MIB);
+    let bare = qsd.look().look();
+    let monitor = text(&qsd.look_socket());
+    other.backstay.ok(&["vm", "add", "vm", "--qmp", &monitor, "--disk=disk0=disk0"]);
+    for round in 0..3 {
+        for (place, site) in [&one, &other].into_iter().enumerate() {
+            write(&qsd.file("disk0"), (2 * round + place as u64) * 65536, 65536, 1 + round as u8);
+            let point = site.backup("vm");
+            if round > 0 {
+                is_incremental(&point, "disk0");
+            }
+            site.proves(&point, "disk0", &qsd.file("disk0"));
+        }
+    }
+    for site in [&one, &other] {
+        let doctor = site.backstay.ok(&["doctor", "vm"]);
+        assert!(doctor["ok"] == true && doctor.to_string().contains("foreign"), "{doctor}");
+    }
+
+    // At the same moment: whoever comes second says what is in its way.
+    for site in [&mut one, &mut other] {
+        site.backstay.expect_log(JOB_FAILED);
+    }
+    let answers = thread::scope(|scope| {
+        let both = [&one, &other].map(|site| scope.spawn(|| site.backstay.run(&["backup", "vm", "--wait"])));
+        both.map(|answer| answer.join().expect("a client does not panic"))
+    });
+    for answer in answers.iter().filter(|answer| answer.status != 0) {
+        let reason = answer.json["jobs"][0]["reason"].as_str().unwrap_or_default();
+        says(reason, &["already runs an NBD server that is not on our socket"]);
+    }
+    for site in [&one, &other] {
+        let point = site.backup("vm");
+        is_incremental(&point, "disk0");
+        site.proves(&point, "disk0", &qsd.file("disk0"));
+    }
+
+    other.backstay.ok(&["vm", "remove", "vm"]);
+    write(&qsd.file("disk0"), MIB, 65536, 9);
+    let point = one.backup("vm");
+    is_incremental(&point, "disk0");
+    one.proves(&point, "disk0", &qsd.file("disk0"));
+    one.backstay.ok(&["vm", "remove", "vm"]);
+    other.backstay.stop();
+    qsd.look().until_tidy(&bare, PATIENCE);
 }
 
 #[test]

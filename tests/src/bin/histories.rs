@@ -23,7 +23,8 @@ use tests::stage::Stage;
 /// Bytes of each disk: every second counts.
 const SIZE: u64 = 4 << 20;
 
-const USAGE: &str = "usage: histories [--minutes N] [--histories N] [--seed N] [--steps N] [--jobs N] [--machine qsd|system]";
+const USAGE: &str =
+    "usage: histories [--minutes N] [--histories N] [--seed N] [--steps N] [--jobs N] [--machine qsd|system]";
 
 #[derive(Debug, Clone)]
 struct Options {
