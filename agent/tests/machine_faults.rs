@@ -153,7 +153,7 @@ async fn clean() {
     fail_at_every_command(|rig| vec![full(rig)], everything).await;
 }
 
-/// QEMU is killed at each command of an effect in turn; then the view is ended, and nothing is left on the host.
+/// QEMU is killed at each command of an effect in turn: nothing is left on the host, and the view may be ended.
 async fn kill_qemu_at_every_command(
     before: impl Fn(&Rig) -> Vec<Effect>,
     effect: impl Fn(&Rig) -> Effect,
@@ -171,8 +171,8 @@ async fn kill_qemu_at_every_command(
             return;
         }
         assert!(expected(&became), "QEMU killed at command {n}: {became:?}");
-        rig.hands.perform(51, rig.hands.end(rig.process, view, 2)).await.done();
         assert!(!rig.hands.folders.scratch_of(rig.hands.vm.id).exists() && !rig.hands.nbd_socket().exists());
+        rig.hands.perform(51, rig.hands.end(rig.process, view, 2)).await.done();
     }
 }
 

@@ -29,7 +29,7 @@
 //! has to know of the view before a guest's write can fill it.
 
 use journal::effect::{Begin, Way};
-use journal::outcome::{Done, FailureClass};
+use journal::outcome::{Done, FailureClass, Outcome};
 use journal::{IntentId, Time};
 
 use super::devices::{Devices, IOTHREADS_SAFE_FROM};
@@ -41,16 +41,29 @@ use super::reach::{self, Line};
 use super::scratch::Access;
 use super::takedown::{Objects, STACKS_SAFE_FROM};
 use super::view::View;
-use super::{Stop, conclude, now, scratch, serve};
+use super::{Stop, conclude, end, now, scratch, serve};
 use crate::qmp::{BlockNode, Qmp};
 use crate::task::{Answer, Task};
 
 pub(crate) async fn begin(intent: IntentId, effect: &Begin, task: &Task) -> Answer {
+    let Begin { checkpoint, .. } = effect;
     let begun = async {
-        let line = reach::reach(&effect.checkpoint.vm, effect.checkpoint.process, &task.folders).await?;
+        let line = reach::reach(&checkpoint.vm, checkpoint.process, &task.folders).await?;
         Beginning { view: View::new(intent, effect, &task.folders), line, task }.run().await
     };
-    conclude(effect.checkpoint.process, begun.await).await
+    let answer = conclude(checkpoint.process, begun.await).await;
+    let Answer::Settled(Outcome::Failed(failure)) = &answer else { return answer };
+    if failure.class != FailureClass::ProcessGone {
+        return answer;
+    }
+    // With the process went everything but the files.
+    task.guards.disarm(checkpoint.installation, intent);
+    match end::remove_files(&checkpoint.vm, checkpoint.installation, intent, task).await {
+        Ok(()) => answer,
+        Err(left) => {
+            Answer::Unknown(format!("{}; and its files could not be removed: {}", failure.what, left.what))
+        }
+    }
 }
 
 /// One performing.

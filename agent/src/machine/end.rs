@@ -1,8 +1,8 @@
 //! `End`: a view goes, whatever there still is of it.
 
-use journal::IntentId;
-use journal::effect::End;
-use journal::outcome::{Done, FailureClass};
+use journal::effect::{End, VmAddress};
+use journal::outcome::{Done, Failure, FailureClass};
+use journal::{Installation, IntentId};
 
 use super::reach::{self, Found};
 use super::takedown::Objects;
@@ -20,14 +20,13 @@ pub(crate) async fn end(_: IntentId, effect: &End, task: &Task) -> Answer {
 }
 
 async fn run(effect: &End, task: &Task) -> Result<Done, Stop> {
-    let socket = task.folders.nbd_socket_of(effect.vm.id);
     task.guards.disarm(effect.installation, effect.view);
     match reach::find(&effect.vm, effect.process, &task.folders).await {
         Found::It(line) => {
             Objects::of(&line, effect.installation, effect.view).await?.remove(&line).await?;
-            serve::stop_if_idle(&line, &socket).await?;
+            serve::stop_if_idle(&line, &task.folders.nbd_socket_of(effect.vm.id)).await?;
         }
-        Found::Gone(_) => serve::remove_if_dead(&socket).await,
+        Found::Gone(_) => {}
         Found::Another(why) | Found::Silent(why) => {
             let what = format!(
                 "{why}; the view is still there and costs scratch space until its QEMU answers or ends"
@@ -35,6 +34,17 @@ async fn run(effect: &End, task: &Task) -> Result<Done, Stop> {
             return Err(Stop::failed(FailureClass::Unreachable, what));
         }
     }
-    scratch::remove_view(&task.folders.scratch_of(effect.vm.id), effect.installation, effect.view).await?;
+    remove_files(&effect.vm, effect.installation, effect.view, task).await?;
     Ok(Done::Plain)
+}
+
+/// Removes what is left of a view once nothing of it is in a QEMU any more, and its socket if nobody listens there.
+pub(super) async fn remove_files(
+    vm: &VmAddress,
+    installation: Installation,
+    view: IntentId,
+    task: &Task,
+) -> Result<(), Failure> {
+    serve::remove_if_dead(&task.folders.nbd_socket_of(vm.id)).await;
+    scratch::remove_view(&task.folders.scratch_of(vm.id), installation, view).await
 }
