@@ -319,6 +319,7 @@ impl State {
             Record::VmRemoved(it) => {
                 let vm = self.vms.remove(&it.vm).ok_or_else(|| unknown(it.vm))?;
                 self.index.forget_name(&vm.address.name);
+                self.index.know_freshness(it.vm, None);
                 self.alarms.retain(|subject, _| subject.vm() != Some(it.vm));
             }
             Record::ProcessSeen(it) => {
@@ -383,6 +384,19 @@ impl State {
         self.index.points_of(vm).filter_map(move |point| self.points.get(&point))
     }
 
+    /// A VM's newest restore point whose data is not in doubt, in whatever repository.
+    #[must_use]
+    pub fn good_point(&self, vm: VmId) -> Option<&Point> {
+        self.points_of(vm).rfind(|point| point.suspect.is_none())
+    }
+
+    /// The VMs of which the operator was told that they have no good restore point that is young enough, or all others,
+    /// each with the instant of its newest good point, the oldest first; one that has none with the moment at which it was
+    /// added.
+    pub fn by_good_point(&self, told: bool) -> impl DoubleEndedIterator<Item = (Time, VmId)> {
+        self.index.by_freshness(told)
+    }
+
     /// The finished jobs that are kept, in the order in which they ended.
     pub fn finished(&self) -> impl Iterator<Item = &Job> {
         self.finished.iter().filter_map(|job| self.jobs.get(job))
@@ -397,7 +411,7 @@ impl State {
     /// The same state with what follows from it, which is not written: for whoever reads one.
     #[must_use]
     pub fn indexed(mut self) -> State {
-        self.index = index::Index::of(&self.vms, &self.jobs, &self.points);
+        self.index = index::Index::of(&self.vms, &self.jobs, &self.points, &self.alarms);
         self
     }
 
@@ -445,6 +459,7 @@ impl State {
                 thaw_owed: None,
             },
         );
+        self.refresh(id);
         Ok(())
     }
 
@@ -523,7 +538,16 @@ impl State {
     fn remove_point(&mut self, point: PointId) -> Option<Point> {
         let point = self.points.remove(&point)?;
         self.index.forget_point(&point);
+        self.refresh(point.vm);
         Some(point)
+    }
+
+    /// A VM's newest good point may be another one now, or the operator was told of it.
+    fn refresh(&mut self, vm: VmId) {
+        let Some(added) = self.vms.get(&vm).map(|vm| vm.added) else { return };
+        let since = self.good_point(vm).map_or(added, |point| point.created);
+        let told = self.alarms.contains_key(&Subject::GoodPoint { vm });
+        self.index.know_freshness(vm, Some(index::Freshness { told, since }));
     }
 
     fn end_job(&mut self, at: Stamp, it: &JobEnded) -> Result<(), Illegal> {

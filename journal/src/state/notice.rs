@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Illegal, Stamp, State, unknown};
 use crate::ids::{NoticeId, Time};
-use crate::notice::{NoticeKind, NoticeRaised, NoticeSettled};
+use crate::notice::{NoticeKind, NoticeRaised, NoticeSettled, Subject};
 
 /// A notice that is not delivered yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ impl State {
                 self.alarms.remove(&it.subject);
             }
             NoticeKind::Test => {}
+        }
+        if let Subject::GoodPoint { vm } = it.subject {
+            self.refresh(vm);
         }
         self.next.notice = it.notice.next();
         self.notices.insert(it.notice, Notice { raised: it.clone(), at: at.time });

@@ -145,6 +145,7 @@ impl State {
                 self.distrust(store, &asked.disk, distrust);
             }
         }
+        self.refresh(store.vm.id);
         Ok(())
     }
 

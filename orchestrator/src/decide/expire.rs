@@ -168,7 +168,8 @@ fn surplus(state: &State, vm: &Vm, limit: usize) -> Option<(CheckpointId, String
 pub fn needless(state: &State, vm: &Vm) -> Vec<CheckpointId> {
     let id = vm.address.id;
     let mut needed: BTreeSet<CheckpointId> = BTreeSet::new();
-    for repository in state.repositories.keys() {
+    let targets: BTreeSet<&RepositoryName> = state.points_of(id).map(|point| &point.repository).collect();
+    for repository in targets {
         let mut points = state.points_of(id).filter(|point| point.repository == *repository).rev().peekable();
         // Each disk on its own: the newest point may lack one.
         for disk in vm.chain.disks() {

@@ -26,6 +26,9 @@ pub struct Live {
     pub unknown: BTreeMap<IntentId, u32>,
     /// VMs that are being looked at. Their jobs wait.
     pub checks: BTreeMap<VmId, (Check, u32)>,
+    /// Those of them that nobody is asked about: after a start every VM is under check, and of all but a few there is only
+    /// an answer to wait for.
+    pub(super) turns: BTreeSet<VmId>,
     /// What was seen last of the VMs that were looked at, and accepted.
     pub seen: BTreeMap<VmId, Seen>,
     /// Notices that are on their way.
@@ -129,6 +132,10 @@ impl Live {
     pub fn step(&mut self, vm: VmId, step: CheckStep) {
         let round = self.checks.get(&vm).map_or(0, |(_, round)| *round);
         match step {
+            CheckStep::Want | CheckStep::Clean => self.turns.insert(vm),
+            CheckStep::Ask | CheckStep::Accept => self.turns.remove(&vm),
+        };
+        match step {
             CheckStep::Want => self.checks.insert(vm, (Check::Wanted, round)),
             CheckStep::Ask => self.checks.insert(vm, (Check::Asked, round)),
             CheckStep::Clean => self.checks.insert(vm, (Check::Cleaning, round + 1)),
@@ -146,34 +153,41 @@ impl Live {
     pub fn saw(&mut self, vm: VmId, seen: Seen) {
         if let Some((check @ Check::Asked, _)) = self.checks.get_mut(&vm) {
             *check = Check::Seen(seen);
+            self.turns.insert(vm);
         }
+    }
+
+    /// The VMs under check that nobody is asked about.
+    pub fn turns(&self) -> impl Iterator<Item = VmId> {
+        self.turns.iter().copied()
     }
 
     /// Wants a look at every VM: what happened while nobody was there is in no journal.
     pub fn look_at_all(&mut self, state: &State) {
-        self.checks.extend(state.vms.keys().map(|vm| (*vm, (Check::Wanted, 0))));
+        state.vms.keys().for_each(|vm| self.want(*vm));
+    }
+
+    /// Wants a look at a VM, as if there had been none.
+    fn want(&mut self, vm: VmId) {
+        self.checks.insert(vm, (Check::Wanted, 0));
+        self.turns.insert(vm);
     }
 
     /// Wants a look at every VM that has something unexplained.
     pub fn look_at_unexplained(&mut self, state: &State) {
         for vm in self.unexplained(state) {
             self.unknown.clear();
-            self.checks.insert(vm, (Check::Wanted, 0));
+            self.want(vm);
         }
     }
 
     /// Every VM for which the journal leaves something to be looked at: after a start, or now and then.
-    fn unexplained(&self, state: &State) -> Vec<VmId> {
-        let held = |vm: VmId| state.queue().holder(vm).is_some();
-        let orphaned = |vm: VmId| state.open_on(vm).any(|open| !self.in_hand.contains(&open.intent.id));
-        state
-            .vms
-            .iter()
-            .filter(|(id, vm)| {
-                let owed = vm.thaw_owed.is_some() || !vm.views.is_empty();
-                !self.checks.contains_key(id) && (orphaned(**id) || (owed && !held(**id)))
-            })
-            .map(|(id, _)| *id)
-            .collect()
+    fn unexplained(&self, state: &State) -> BTreeSet<VmId> {
+        let open = state.open.values().filter(|open| !self.in_hand.contains(&open.intent.id));
+        let orphaned = open.filter_map(|open| open.intent.effect.vm());
+        let owed = state.vms.iter().filter(|(_, vm)| vm.thaw_owed.is_some() || !vm.views.is_empty());
+        let owed = owed.map(|(id, _)| *id).filter(|vm| state.queue().holder(*vm).is_none());
+        let unexplained = orphaned.chain(owed);
+        unexplained.filter(|vm| state.vms.contains_key(vm) && !self.checks.contains_key(vm)).collect()
     }
 }

@@ -131,7 +131,7 @@ impl Decision {
 #[must_use]
 pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
     adopt(state, live)
-        .or_else(|| live.checks.keys().find_map(|vm| watch::next(state, live, *vm)))
+        .or_else(|| live.turns().find_map(|vm| watch::next(state, live, vm)))
         .or_else(|| jobs::running(state).find_map(|job| jobs::next(state, live, job, now)))
         .or_else(|| queue::admit(state, live, now))
         .or_else(|| if live.full { None } else { schedule::due(state, live, now) })

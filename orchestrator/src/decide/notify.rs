@@ -64,17 +64,21 @@ pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
         return Some(Decision { records: vec![settled.into()], ..Decision::default() });
     }
     let limit = live.limits.good_point_within.filter(|_| live.limits.notify)?;
-    state.vms.keys().find_map(|vm| good_point(state, *vm, limit, now))
+    // Of those that are well the oldest, of those that are told to be amiss the youngest: nobody else's turn comes before.
+    let old = |(since, _): &(Time, VmId)| now.0.saturating_sub(since.0) > limit;
+    let alarms = state.by_good_point(false).take_while(old);
+    let recoveries = state.by_good_point(true).rev().take_while(|it| !old(it));
+    alarms.chain(recoveries).find_map(|(_, vm)| good_point(state, vm, limit, now))
 }
 
 /// What is to be told of a VM's newest good point: a VM that has none is as old as its time under management.
 fn good_point(state: &State, vm: VmId, limit: i64, now: Time) -> Option<Decision> {
     let subject = Subject::GoodPoint { vm };
-    let newest = state.points_of(vm).rfind(|point| point.suspect.is_none()).map(|point| point.created);
+    let newest = state.good_point(vm).map(|point| point.created);
     let since = newest.unwrap_or(state.vms.get(&vm)?.added);
-    let old = now.0.saturating_sub(since.0) > limit;
+    let (old, told) = (now.0.saturating_sub(since.0) > limit, state.alarms.contains_key(&subject));
     let vm_name = name(state, vm);
-    let (kind, text) = match (old, state.alarms.contains_key(&subject), newest) {
+    let (kind, text) = match (old, told, newest) {
         (true, false, Some(newest)) => {
             (NoticeKind::Alarm, format!("{vm_name} has no good restore point since {newest}"))
         }

@@ -50,7 +50,7 @@ fn due_of(
     now: Time,
 ) -> Option<Decision> {
     let cursor = |key: &str| Some(policy.cursor(key).to_utc());
-    let activity = |vm: &str| activity(state, name, vm);
+    let activity = |vm: &str| vm_named(state, vm).map(|vm| activity(state, name, vm)).unwrap_or_default();
     let answer = due::due(parsed, vms, cursor, activity, now.to_utc());
     if answer.runs.is_empty() && answer.not_run.is_empty() {
         return None;
@@ -75,9 +75,12 @@ fn due_of(
                 at: run.scheduled.into(),
                 not_before: run.at.into(),
             };
-            // A crash may keep the first jobs of a decision and not the cursor behind them: none is queued twice.
+            // Its start is not compared: what is made up for starts when that is decided, which is later the second time.
+            let same = |other: &Due| {
+                (&other.policy, &other.schedule, other.at) == (&due.policy, &due.schedule, due.at)
+            };
             let there =
-                |job: &Job| job.due.as_ref() == Some(&due) && job.work.repository() == Some(&repository);
+                |job: &Job| job.due.as_ref().is_some_and(same) && job.work.repository() == Some(&repository);
             if of_vm(state, vm).any(there) {
                 continue;
             }
@@ -137,8 +140,7 @@ fn vm_named(state: &State, name: &str) -> Option<VmId> {
 }
 
 /// Whether a VM's runs under a policy are under way.
-fn activity(state: &State, policy: &PolicyName, vm: &str) -> Activity {
-    let Some(vm) = vm_named(state, vm) else { return Activity::default() };
+fn activity(state: &State, policy: &PolicyName, vm: VmId) -> Activity {
     let mut activity = Activity::default();
     for job in under_way(state, policy, vm) {
         activity.running |= job.has_begun();
@@ -147,10 +149,14 @@ fn activity(state: &State, policy: &PolicyName, vm: &str) -> Activity {
     activity
 }
 
-/// A VM's jobs that are not over.
-fn under_way<'a>(state: &'a State, policy: &'a PolicyName, vm: VmId) -> impl Iterator<Item = &'a Job> {
+/// A VM's earlier jobs under a policy that are not over.
+///
+/// A crash may keep the first jobs of a decision and not the cursors behind them. What is then queued beyond its schedule's
+/// cursor is part of the very runs that are decided again, and stands in nobody's way.
+fn under_way<'a>(state: &'a State, name: &'a PolicyName, vm: VmId) -> impl Iterator<Item = &'a Job> {
+    let answered = |due: &Due| state.policies.get(name).is_none_or(|it| due.at <= it.cursor(&due.schedule));
     let jobs = state.queue().of_vm(vm).filter_map(|job| state.jobs.get(&job));
-    jobs.filter(move |job| job.due.as_ref().is_some_and(|due| due.policy == *policy))
+    jobs.filter(move |job| job.due.as_ref().is_some_and(|due| due.policy == *name && answered(due)))
 }
 
 /// A VM's jobs that are not over, and those that are and still at hand.
@@ -173,3 +179,6 @@ pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
     let runs = live.policies.values().filter_map(|parsed| parsed.next).filter(|next| *next > now);
     runs.chain(queue::next_instant(state, now)).min()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 
 mod driver;
 mod world;
+mod year;
 
 use driver::Driver;
 use rand::rngs::StdRng;

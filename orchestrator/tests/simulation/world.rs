@@ -255,6 +255,7 @@ impl World {
             Effect::Clean(clean) => self.clean(clean),
             Effect::Forget(forget) => {
                 self.snapshots.remove(&forget.snapshot);
+                self.distrusts.remove(&forget.snapshot);
                 Ok(Done::Plain)
             }
             Effect::Freeze(_) => Ok(Done::Plain),
@@ -456,6 +457,15 @@ impl World {
 
     fn content(&self) -> Content {
         self.disks.iter().map(|disk| disk.blocks.clone()).collect()
+    }
+
+    /// A restore point that was made holds what its view showed. What the views of older checkpoints showed is forgotten.
+    pub fn verify(&mut self, snapshot: &str, checkpoint: CheckpointId) {
+        assert!(
+            self.snapshots[snapshot] == self.truth[&checkpoint.0],
+            "{snapshot} is not what the view of {checkpoint} showed"
+        );
+        self.truth = self.truth.split_off(&checkpoint.0);
     }
 
     /// The blocks of a view that differ from what was so at a checkpoint, although its map of changes does not name them.

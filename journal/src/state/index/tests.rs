@@ -10,6 +10,7 @@ use crate::effect::{
     Consistency, Effect, Forget, ImageFormat, Intent, Offer, RepositoryAddress, RestoreTarget, Store,
     VmAddress, Way,
 };
+use crate::notice::{NoticeKind, NoticeRaised};
 use crate::outcome::{Done, FailureClass, Outcome, Stored};
 use crate::record::*;
 use crate::state::{Stamp, State};
@@ -32,7 +33,7 @@ impl Teller {
         self.time += self.dice.random_range(-3..9);
         let stamp = Stamp { epoch: Epoch(1), time: Time(self.time) };
         self.folded += usize::from(self.state.apply(stamp, &record).is_ok());
-        let anew = Index::of(&self.state.vms, &self.state.jobs, &self.state.points);
+        let anew = Index::of(&self.state.vms, &self.state.jobs, &self.state.points, &self.state.alarms);
         assert_eq!(self.state.index, anew, "after {record:?}");
     }
 
@@ -123,6 +124,14 @@ impl Teller {
         self.settled(self.state.next.intent, Effect::Forget(forget), Done::Plain);
     }
 
+    /// Somebody is told that a VM has no good point, or that it has one again.
+    fn alarm(&mut self) {
+        let (notice, vm) = (self.state.next.notice, self.vm());
+        let kind = [NoticeKind::Alarm, NoticeKind::Recovery][self.dice.random_range(0..2)];
+        let subject = Subject::GoodPoint { vm };
+        self.tell(NoticeRaised { notice, kind, subject, vm: None, text: String::new() });
+    }
+
     /// A job offers a view, and perhaps not any more.
     fn offer(&mut self, job: JobId) {
         let id = self.state.next.intent;
@@ -168,7 +177,7 @@ fn history(seed: u64) -> usize {
     teller.tell(EpochBegan { pid: 1, version: "0".into() });
     for _ in 0..RECORDS {
         let job = teller.job();
-        match teller.dice.random_range(0..28) {
+        match teller.dice.random_range(0..30) {
             0..6 => {
                 let queued = teller.queued();
                 teller.tell(queued);
@@ -198,6 +207,7 @@ fn history(seed: u64) -> usize {
             }
             20..23 => teller.point(),
             23..27 => teller.offer(job),
+            27..29 => teller.alarm(),
             _ => teller.forget(),
         }
     }
