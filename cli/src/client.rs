@@ -74,7 +74,7 @@ impl Client {
     /// When the folder of a socket with a long path cannot be opened.
     pub fn new(server: &Server) -> Result<Client, ClientError> {
         let unreachable = |what: String| ClientError::Unreachable(format!("{server}: {what}"));
-        let mut builder = orchestrator::plain::http().no_proxy().connect_timeout(CONNECT);
+        let mut builder = orchestrator::http::plain().no_proxy().connect_timeout(CONNECT);
         let mut folder = None;
         let base = match server {
             Server::Unix(path) => {

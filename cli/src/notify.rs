@@ -11,9 +11,9 @@ use crate::table::{Table, or_dash};
 /// What to do with notices.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Send a test notice, and wait for the receiver to take it
+    /// Send a test notice to every receiver, and show what each said
     Test,
-    /// List the notices that are not delivered yet
+    /// List the notices that are not delivered to everybody yet
     List,
 }
 
@@ -26,19 +26,24 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
     match verb {
         Verb::Test => {
             let tested: NoticeTested = client.patient().post(&["notices", "test"], &[]).await?;
-            session.output.show(&tested, || match tested.delivered {
-                true => format!("{} was taken by the receiver\n", tested.id),
-                false => format!(
-                    "{} was not taken yet; it is tried again, and the server's log says what the receiver answers\n",
-                    tested.id
-                ),
+            session.output.show(&tested, || {
+                let mut table = Table::new(&["receiver", "taken", "answer"]);
+                for it in &tested.receivers {
+                    let taken = if it.delivered { "yes" } else { "not yet" };
+                    table.row([it.name.clone(), taken.to_owned(), it.answer.clone()]);
+                }
+                let rest = match tested.delivered {
+                    true => "",
+                    false => "What was not taken is tried again; the server's log says how that goes.\n",
+                };
+                format!("{}{rest}", table.render("there is no receiver"))
             })?;
             Ok(Status::of(tested.delivered))
         }
         Verb::List => {
             let notices: Vec<NoticeView> = client.get(&["notices"], &[]).await?;
             session.output.show(&notices, || {
-                let mut table = Table::new(&["notice", "raised", "kind", "about", "vm", "text"]);
+                let mut table = Table::new(&["notice", "raised", "kind", "about", "vm", "owed to", "text"]);
                 for it in &notices {
                     let raised = moment::show(&it.raised);
                     let vm = or_dash(it.vm.as_ref());
@@ -48,6 +53,7 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
                         it.kind.clone(),
                         it.subject.clone(),
                         vm,
+                        it.owed.join(" "),
                         it.text.clone(),
                     ]);
                 }

@@ -143,6 +143,10 @@ named!(
     /// What the operator calls a policy.
     PolicyName, "policy name"
 );
+named!(
+    /// What the operator calls a receiver of notices.
+    ReceiverName, "receiver name"
+);
 
 const NAME_RULE: &str =
     "a name has 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit";

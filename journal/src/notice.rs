@@ -1,9 +1,9 @@
 //! Notices: what an operator is told without having asked. One is an obligation from its record on until another record says
-//! that it was delivered, or why it was given up. Knows no receiver.
+//! that it was delivered, or why it was given up. Of receivers it knows the names.
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{NoticeId, RepositoryName, VmId};
+use crate::ids::{NoticeId, ReceiverName, RepositoryName, VmId};
 
 /// What a notice is about: of each, the operator is told once that it is amiss, and once that it is well again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,11 +84,32 @@ pub struct NoticeRaised {
     pub text: String,
 }
 
+/// What became of a notice with one receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It was taken; what the receiver said to it.
+    Taken(String),
+    /// It was given up; why.
+    GivenUp(String),
+}
+
+/// See [`Record::NoticeAnswered`](crate::Record::NoticeAnswered).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoticeAnswered {
+    /// Which.
+    pub notice: NoticeId,
+    /// Whose answer; what others do not have is still owed to them.
+    pub receiver: ReceiverName,
+    /// What it is.
+    pub answer: Answer,
+}
+
 /// See [`Record::NoticeSettled`](crate::Record::NoticeSettled).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoticeSettled {
     /// Which.
     pub notice: NoticeId,
-    /// Why it was given up; none when the receiver took it.
+    /// With whom it was given up, and why; none when every receiver took it.
     pub given_up: Option<String>,
 }

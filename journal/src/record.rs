@@ -22,7 +22,7 @@ use crate::ids::{
     CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
     Time, VmId,
 };
-use crate::notice::{NoticeRaised, NoticeSettled};
+use crate::notice::{NoticeAnswered, NoticeRaised, NoticeSettled};
 use crate::outcome::Outcome;
 
 /// The largest body that is written or decoded, in bytes.
@@ -188,6 +188,8 @@ records! {
     0x0058 NoticeRaised;
     /// The operator was told, or it was given up.
     0x0059 NoticeSettled;
+    /// A receiver took a notice, or it was given up with that receiver.
+    0x005a NoticeAnswered;
 }
 
 impl Record {
@@ -225,7 +227,8 @@ impl Record {
             | Record::IntentSettled(_)
             | Record::PointGone(_)
             | Record::NoticeRaised(_)
-            | Record::NoticeSettled(_) => false,
+            | Record::NoticeSettled(_)
+            | Record::NoticeAnswered(_) => false,
         }
     }
 }

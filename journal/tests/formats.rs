@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use journal::base::{Base, BaseFault, FOLD};
 use journal::effect::{End, *};
 use journal::log::{Hash, Position};
-use journal::notice::{NoticeKind, NoticeRaised, NoticeSettled, Subject};
+use journal::notice::{Answer, NoticeAnswered, NoticeKind, NoticeRaised, NoticeSettled, Subject};
 use journal::outcome::{
     Done, Failure, FailureClass, KeySeen, Measured, MeasuredVm, Outcome, Stored, StoredDisk,
 };
@@ -403,6 +403,8 @@ fn samples() -> Vec<Record> {
         }
         .into(),
         NoticeSettled { notice: NoticeId(3), given_up: Some("404".into()) }.into(),
+        answered(Answer::Taken("250 queued".into())),
+        answered(Answer::GivenUp("404".into())),
         PauseAsked { job: JobId(2), paused: true }.into(),
         JobPaused { job: JobId(2) }.into(),
         IntentAdopted { intent: IntentId(5), row: "open-same-process".into(), why: "it looks first".into() }
@@ -443,6 +445,10 @@ fn samples() -> Vec<Record> {
         IntentSettled { intent: IntentId(5), outcome: Outcome::Done(Done::Plain), by: Witness::Agent }.into(),
     );
     samples
+}
+
+fn answered(answer: Answer) -> Record {
+    NoticeAnswered { notice: NoticeId(3), receiver: "mail".parse().unwrap(), answer }.into()
 }
 
 /// A legal history: two jobs of one VM, one done and one in the middle of its store.
@@ -517,7 +523,16 @@ fn history() -> Vec<Record> {
         CancelAsked { job: JobId(2), why: Some("the next run is due".into()) }.into(),
         queued(3, backup),
         PointHeld { point: PointId(1), held: true }.into(),
-        RecordsLost { first: 27, last: 28, what: "past the end".into() }.into(),
+        NoticeRaised {
+            notice: NoticeId(3),
+            kind: NoticeKind::Alarm,
+            subject: Subject::GoodPoint { vm: vm() },
+            vm: Some("web".into()),
+            text: "web has no good restore point".into(),
+        }
+        .into(),
+        answered(Answer::Taken("250 queued".into())),
+        RecordsLost { first: 29, last: 30, what: "past the end".into() }.into(),
     ]
 }
 

@@ -6,11 +6,12 @@
 pub mod api;
 pub mod decide;
 pub mod drive;
-pub mod plain;
+pub mod http;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use drive::notify::{Login, Mail, Receiver, Security, Way, Webhook};
 pub use drive::{StartError, run};
 
 /// How an orchestrator is set up.
@@ -22,8 +23,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// The operator's limits.
     pub limits: decide::Limits,
-    /// Where notices are posted to.
-    pub webhook: Option<String>,
+    /// Who is told of notices; no two have the same name.
+    pub receivers: Vec<Receiver>,
 }
 
 /// The folder of the journal's segments in a data folder.

@@ -97,10 +97,7 @@ fn make_up<'a>(
     now: DateTime<Utc>,
 ) -> Vec<Occurrence<'a>> {
     let Some((&newest, older)) = missed.split_last() else { return Vec::new() };
-    let start = match &timing.window {
-        Some(window) => window.open_from(timing.schedule.zone(), now),
-        None => now,
-    };
+    let start = plan.policy.opening(timing).open_from(now);
     let made_up = |scheduled, slot| Occurrence { timing, scheduled, start, slot, caught_up: true };
     match (timing.missed, on_time) {
         (Missed::Skip, _) => {

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::policy::{Mode, Overlap, Policy, Timing};
-use crate::{jitter, window};
+use crate::{jitter, window::Window};
 
 /// A backup that should start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +58,8 @@ pub enum Why<'a> {
     NoMachine,
     /// The window is closed at that instant.
     OutsideWindow,
+    /// The instant lies in this time of the policy's blackout.
+    Blackout(&'a str),
     /// It was missed, and `missed = "skip"`.
     Missed,
     /// It was missed, and the run that stands for this instant makes up for it.
@@ -83,6 +85,7 @@ impl fmt::Display for Why<'_> {
             Why::Paused => f.write_str("the policy is paused"),
             Why::NoMachine => f.write_str("the policy selects no VM"),
             Why::OutsideWindow => f.write_str("outside the schedule's window"),
+            Why::Blackout(span) => write!(f, "in the policy's blackout `{span}`"),
             Why::Missed => f.write_str("missed, and missed = \"skip\""),
             Why::CoveredBy(at) => write!(f, "missed; the run of {} makes up for it", at.format("%FT%TZ")),
             Why::TooManyMissed(limit) => write!(f, "missed; only the newest {limit} are made up for"),
@@ -143,13 +146,14 @@ impl<'a> Plan<'a> {
 
     /// Why no run of this schedule can start at this instant, whatever the machine.
     pub(crate) fn obstacle(&self, timing: &Timing, at: DateTime<Utc>) -> Option<Why<'a>> {
-        let closed = |window: &window::Window| !window.is_open(timing.schedule.zone(), at);
+        let zone = timing.schedule.zone();
+        let closed = |window: &Window| !window.is_open(zone, at);
         if self.policy.paused {
             Some(Why::Paused)
         } else if timing.window.as_ref().is_some_and(closed) {
             Some(Why::OutsideWindow)
         } else {
-            None
+            self.policy.blackout.covering(zone, at).map(Why::Blackout)
         }
     }
 
@@ -202,11 +206,11 @@ impl<'a> Plan<'a> {
 }
 
 impl<'a> Occurrence<'a> {
-    /// The run of one machine: the jitter added, unless it would carry the start out of the window.
+    /// The run of one machine: the jitter added, unless it would carry the start to where none may be.
     pub(crate) fn run(&self, policy: &'a Policy, vm: &'a str) -> Run<'a> {
         let Occurrence { timing, scheduled, start, caught_up, .. } = *self;
         let delay = jitter::delay(&policy.name, vm, timing.jitter);
-        let at = window::delayed(timing.window.as_ref(), timing.schedule.zone(), start, delay);
+        let at = policy.opening(timing).delayed(start, delay);
         let mode = timing.mode;
         let (policy, schedule) = (policy.name.as_str(), timing.key());
         Run { policy, schedule, vm, at, scheduled, mode, caught_up, cancels_older: false }

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 
 use chrono::TimeDelta;
 
+use crate::blackout::Blackout;
 use crate::keep::Rule;
+use crate::opening::Opening;
 use crate::retry::Retry;
 use crate::schedule::Schedule;
 use crate::select::{Selection, Vm};
@@ -158,6 +160,8 @@ pub struct Policy {
     pub description: Option<String>,
     /// While true nothing starts, and each run that does not is reported.
     pub paused: bool,
+    /// When nothing starts, by the clock of each schedule; each run that does not is reported.
+    pub blackout: Blackout,
     /// Which machines.
     pub select: Selection,
     /// When; no two have the same [`Timing::key`].
@@ -183,6 +187,11 @@ pub struct Policy {
 impl Policy {
     /// The priorities that there are; 0 is usual.
     pub const PRIORITIES: RangeInclusive<i8> = -9..=9;
+
+    /// When runs of one of its schedules may start.
+    pub(crate) fn opening<'a>(&'a self, timing: &'a Timing) -> Opening<'a> {
+        Opening { window: timing.window.as_ref(), blackout: &self.blackout, zone: timing.schedule.zone() }
+    }
 
     /// The machines it speaks of, in the order given.
     pub fn selected<'a, 'v>(&'a self, vms: &'v [Vm<'v>]) -> impl Iterator<Item = &'v str> + use<'a, 'v> {

@@ -1,7 +1,7 @@
 //! The hours in which a policy may start a backup: ranges of civil time, on all days or on some. Knows the
 //! zone it is read in, nothing of schedules.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 
 use crate::schedule;
@@ -25,6 +25,12 @@ pub struct Window {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Range {
     text: String,
+    hours: Hours,
+}
+
+/// A range of hours, on all days of the week or on some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hours {
     /// Weekdays on which the range opens, bit 0 = Sunday.
     days: u8,
     /// Minutes of the day; a range that ends before it starts ends on the next day.
@@ -55,10 +61,7 @@ impl Window {
     #[must_use]
     pub fn is_open(&self, zone: Tz, at: DateTime<Utc>) -> bool {
         let reading = schedule::reading(zone, at);
-        let minute = reading.hour() * 60 + reading.minute();
-        let today = weekday_bit(reading.date());
-        let yesterday = reading.date().pred_opt().map_or(0, weekday_bit);
-        self.ranges.iter().any(|range| range.covers(minute, today, yesterday))
+        self.ranges.iter().any(|range| range.hours.end_of(reading).is_some())
     }
 
     /// `at` when the window is open then, else the next instant at which it opens.
@@ -69,12 +72,11 @@ impl Window {
         }
         let today = schedule::reading(zone, at).date();
         let openings = (0..=8).filter_map(|days| today.checked_add_days(Days::new(days))).flat_map(|date| {
-            self.ranges.iter().filter(move |range| range.days & weekday_bit(date) != 0).filter_map(
-                move |range| {
-                    let time = NaiveTime::from_num_seconds_from_midnight_opt(range.opens * 60, 0)?;
-                    Some(schedule::instant(zone, date.and_time(time)))
-                },
-            )
+            let hours = self.ranges.iter().map(|range| range.hours);
+            hours.filter(move |hours| hours.days & weekday_bit(date) != 0).filter_map(move |hours| {
+                let time = NaiveTime::from_num_seconds_from_midnight_opt(hours.opens * 60, 0)?;
+                Some(schedule::instant(zone, date.and_time(time)))
+            })
         });
         // A range swallowed by a gap never opens; `at` is then as good as any other instant.
         openings.filter(|opening| *opening > at && self.is_open(zone, *opening)).min().unwrap_or(at)
@@ -83,24 +85,40 @@ impl Window {
 
 impl Range {
     fn parse(text: &str) -> Result<Self, WindowError> {
-        let error = || WindowError { text: text.to_owned() };
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let hours = Hours::parse(text).ok_or_else(|| WindowError { text: text.to_owned() })?;
+        Ok(Self { text: words.join(" "), hours })
+    }
+}
+
+impl Hours {
+    /// Reads `22:00-06:00` or `mon-fri 20:00-06:00`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let (days, hours) = match words[..] {
             [hours] => (EVERY_DAY, hours),
-            [days, hours] => (days_of(days).ok_or_else(error)?, hours),
-            _ => return Err(error()),
+            [days, hours] => (days_of(days)?, hours),
+            _ => return None,
         };
-        let (opens, closes) = hours.split_once('-').ok_or_else(error)?;
-        let opens = minute_of_day(opens).filter(|minute| *minute < DAY).ok_or_else(error)?;
-        let closes = minute_of_day(closes).ok_or_else(error)?;
-        Ok(Self { text: words.join(" "), days, opens, closes })
+        let (opens, closes) = hours.split_once('-')?;
+        let opens = minute_of_day(opens).filter(|minute| *minute < DAY)?;
+        Some(Self { days, opens, closes: minute_of_day(closes)? })
     }
 
-    fn covers(&self, minute: u32, today: u8, yesterday: u8) -> bool {
-        let over_midnight = self.closes <= self.opens;
+    /// Where the range ends, if a civil time lies in it.
+    pub(crate) fn end_of(&self, reading: NaiveDateTime) -> Option<NaiveDateTime> {
+        let minute = reading.hour() * 60 + reading.minute();
+        let (today, over_midnight) = (reading.date(), self.closes <= self.opens);
         let until = if over_midnight { DAY } else { self.closes };
-        (self.days & today != 0 && (self.opens..until).contains(&minute))
-            || (over_midnight && self.days & yesterday != 0 && minute < self.closes)
+        let opened = |date: NaiveDate| self.days & weekday_bit(date) != 0;
+        let closes =
+            |date: NaiveDate| Some(date.and_time(NaiveTime::MIN) + TimeDelta::minutes(self.closes.into()));
+        if opened(today) && (self.opens..until).contains(&minute) {
+            let closing = if over_midnight { today.succ_opt()? } else { today };
+            return closes(closing);
+        }
+        let since_yesterday = over_midnight && minute < self.closes && opened(today.pred_opt()?);
+        since_yesterday.then(|| closes(today))?
     }
 }
 
@@ -126,16 +144,6 @@ fn minute_of_day(text: &str) -> Option<u32> {
 
 fn weekday_bit(date: NaiveDate) -> u8 {
     1 << date.weekday().num_days_from_sunday()
-}
-
-/// Adds a delay, unless that would carry a start out of the window that it lies in.
-#[must_use]
-pub fn delayed(window: Option<&Window>, zone: Tz, start: DateTime<Utc>, delay: TimeDelta) -> DateTime<Utc> {
-    let later = start + delay;
-    match window {
-        Some(window) if !window.is_open(zone, later) => start,
-        _ => later,
-    }
 }
 
 #[cfg(test)]
@@ -193,14 +201,5 @@ mod tests {
             assert!(Window::parse([text]).is_err(), "{text}");
         }
         assert!(Window::parse([]).is_err());
-    }
-
-    #[test]
-    fn a_delay_stays_in_the_window() {
-        let window = Window::parse(["22:00-23:00"]).unwrap();
-        let start = at("2026-01-02T22:50:00Z");
-        assert_eq!(delayed(Some(&window), Tz::UTC, start, TimeDelta::minutes(5)), at("2026-01-02T22:55:00Z"));
-        assert_eq!(delayed(Some(&window), Tz::UTC, start, TimeDelta::minutes(15)), start);
-        assert_eq!(delayed(None, Tz::UTC, start, TimeDelta::minutes(15)), at("2026-01-02T23:05:00Z"));
     }
 }

@@ -131,7 +131,7 @@ impl History<'_> {
         let before = Point::list(self.stage.server());
         let jobs = cell::jobs(self.stage).len();
         let asked: Vec<Commands> = (0..self.random.random_range(1..=3)).map(|_| self.act(&before)).collect();
-        let forgotten: Vec<String> = asked.iter().filter_map(|commands| forgets(commands)).collect();
+        let forgotten: Vec<String> = asked.iter().filter_map(forgets).collect();
         let &(blow, name, _) =
             Blow::ALL.choose_weighted(&mut self.random, |(.., weight)| *weight).expect("there are some");
         *self.told.blows.entry(name).or_default() += 1;
@@ -171,7 +171,7 @@ impl History<'_> {
             [disk] => format!("{folder}/{disk}.img"),
             _ => folder,
         };
-        let since = checkpoint.clone().unwrap_or_default();
+        let since = checkpoint.unwrap_or_default();
         let any: &[(&'static str, u32, Commands)] = &[
             ("backup", 25, commands(&[&["backup", "vm", "--wait"]])),
             ("backup full", 6, commands(&[&["backup", "vm", "--mode", "full", "--wait"]])),

@@ -8,6 +8,7 @@
 //! Every wait is for a condition and has a limit; every child process is killed by its id when its owner is
 //! dropped; all files lie in the [`lab::Lab`]'s folder, which goes with it.
 
+pub mod authority;
 pub mod backstay;
 pub mod export;
 pub mod guest;
@@ -27,5 +28,6 @@ pub mod restic;
 pub mod s3;
 pub mod sequence;
 pub mod site;
+pub mod smtp;
 pub mod stage;
 pub mod writer;

@@ -3,11 +3,13 @@
 mod installation;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 
-use installation::{Installation, MIB, write};
+use installation::{Installation, MIB, text, write};
+use serde_json::{Value, json};
 use tests::lab::{PATIENCE, require_qemu};
+use tests::qsd::{Options, Qsd};
 
 /// What was scraped: of each metric its samples, by their labels.
 type Samples = BTreeMap<String, BTreeMap<BTreeMap<String, String>, f64>>;
@@ -101,11 +103,73 @@ fn what_happened_is_in_the_metrics() {
     assert_eq!(value(&samples, "backstay_job_duration_seconds_count", &[("kind", "backup")]), Some(2.0));
     assert!(value(&samples, "backstay_journal_append_seconds_count", &[]) > Some(10.0));
     assert_eq!(value(&samples, "backstay_jobs", &[("state", "queued")]), Some(0.0));
+    assert_eq!(value(&samples, "backstay_begin_seconds_count", &vm), Some(2.0));
+    assert!(value(&samples, "backstay_begin_seconds_sum", &vm) > Some(0.0));
+    assert_eq!(value(&samples, "backstay_freeze_seconds_count", &vm), None, "nobody froze it");
+
+    let main = [("repository", "main")];
+    let stored = value(&samples, "backstay_stored_bytes_total", &target);
+    assert_eq!(value(&samples, "backstay_repository_added_bytes", &main), stored, "no point went");
+    assert_eq!(value(&samples, "backstay_repository_stored_bytes", &main), None, "never measured");
+    let stats = site.backstay.ok(&["repo", "stats", "main"]);
+    let samples = scrape(&site);
+    for (metric, found) in [("stored", "stored_bytes"), ("used", "used_bytes")] {
+        let metric = format!("backstay_repository_{metric}_bytes");
+        assert_eq!(value(&samples, &metric, &main), stats[found].as_f64(), "{metric}");
+    }
 
     qsd.quit();
     site.failed_backup("vm");
     let failed = [("kind", "backup"), ("outcome", "failed"), ("reason", "unreachable")];
     assert_eq!(value(&scrape(&site), "backstay_jobs_ended_total", &failed), Some(1.0));
+}
+
+#[test]
+fn a_freeze_is_timed() {
+    if !require_qemu() {
+        return;
+    }
+    let site = Installation::new();
+    let qsd = Qsd::start(&site.lab, Options::new("vm", 1, MIB));
+    let agent = site.lab.path("agent.sock");
+    let listener = UnixListener::bind(&agent).expect("the lab's folder takes a socket");
+    std::thread::spawn(move || {
+        let mut frozen = false;
+        listener.incoming().flatten().for_each(|stream| drop(be_an_agent(&stream, &mut frozen)));
+    });
+    let (qmp, agent) = (text(&qsd.qmp_socket()), text(&agent));
+    site.backstay.ok(&["vm", "add", "vm", "--qmp", &qmp, "--guest-agent", &agent, "--disk", "disk0=disk0"]);
+    assert_eq!(site.backup("vm")["consistency"], "filesystem");
+    let samples = scrape(&site);
+    assert_eq!(value(&samples, "backstay_freeze_seconds_count", &[("vm", "vm")]), Some(1.0));
+    let (frozen, begun) = ("backstay_freeze_seconds_sum", "backstay_begin_seconds_sum");
+    let [frozen, begun] =
+        [frozen, begun].map(|name| value(&samples, name, &[("vm", "vm")]).expect("it was timed"));
+    assert!(frozen > begun, "the view began while it was frozen: {frozen} s, {begun} s");
+}
+
+/// Answers as a guest agent with one file system does.
+fn be_an_agent(mut stream: &UnixStream, frozen: &mut bool) -> std::io::Result<()> {
+    for line in BufReader::new(stream).split(b'\n') {
+        // A synchronisation may begin with a byte that ends whatever was there before.
+        let line: Vec<u8> = line?.into_iter().filter(|byte| *byte != 0xff).collect();
+        let Ok(asked) = serde_json::from_slice::<Value>(&line) else { continue };
+        let answer = match asked["execute"].as_str() {
+            Some("guest-sync-delimited") => {
+                stream.write_all(&[0xff])?;
+                asked["arguments"]["id"].clone()
+            }
+            Some("guest-fsfreeze-status") => json!(if *frozen { "frozen" } else { "thawed" }),
+            Some("guest-fsfreeze-freeze") => {
+                *frozen = true;
+                json!(1)
+            }
+            Some("guest-fsfreeze-thaw") => json!(i32::from(std::mem::take(frozen))),
+            _ => json!({}),
+        };
+        writeln!(stream, "{}", json!({ "return": answer }))?;
+    }
+    Ok(())
 }
 
 #[test]

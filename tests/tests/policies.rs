@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use installation::{Installation, MIB, REPO, is_full, is_incremental, says, write};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::lab::{PATIENCE, require_qemu, until};
 
 /// What the log says of an instant without a run.
@@ -150,6 +150,35 @@ fn what_is_paused_says_so_and_goes_on_when_resumed() {
         **at < resumed - EVERY && why.is_some() && why.as_deref() != Some("the policy is paused")
     });
     assert_eq!(early, None, "{accounts:#?}");
+}
+
+#[test]
+fn nothing_starts_in_a_blackout_and_each_run_that_does_not_is_recorded() {
+    if !require_qemu() {
+        return;
+    }
+    let mut site = Installation::new();
+    site.backstay.expect_log(SKIPPED);
+    let _qsd = site.vm("vm", 1, MIB);
+    let file = often(&site, "");
+    let text = fs::read_to_string(&file).expect("it was just written");
+    fs::write(&file, format!("blackout = \"2000-01-01/2100-12-31\"\n{text}")).expect("a file");
+    site.backstay.ok(&["policy", "apply", "-f", &file]);
+    let dark = "in the policy's blackout `2000-01-01/2100-12-31`";
+    let preview = site.backstay.ok(&["policy", "preview", "often"]);
+    assert_eq!((&preview["runs"], &preview["not_run"][0]["reason"]), (&json!([]), &json!(dark)));
+    until("several instants are answered for", PATIENCE, || {
+        (accounts(&records(&site)).len() >= 3).then_some(())
+    });
+    let accounts_then = accounts(&records(&site));
+    is_gapless(&accounts_then);
+    assert!(accounts_then.values().all(|why| why.as_deref() == Some(dark)), "{accounts_then:#?}");
+
+    fs::write(&file, text).expect("a file");
+    site.backstay.ok(&["policy", "apply", "-f", &file]);
+    until_point(&site, 1);
+    site.pause("often");
+    is_gapless(&accounts(&records(&site)));
 }
 
 #[test]

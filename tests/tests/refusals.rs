@@ -111,9 +111,9 @@ fn two_installations_back_up_one_vm() {
     let bare = qsd.look().look();
     let monitor = text(&qsd.look_socket());
     other.backstay.ok(&["vm", "add", "vm", "--qmp", &monitor, "--disk=disk0=disk0"]);
-    for round in 0..3 {
-        for (place, site) in [&one, &other].into_iter().enumerate() {
-            write(&qsd.file("disk0"), (2 * round + place as u64) * 65536, 65536, 1 + round as u8);
+    for round in 0..3_u8 {
+        for (place, site) in [(0, &one), (1, &other)] {
+            write(&qsd.file("disk0"), (2 * u64::from(round) + place) * 65536, 65536, 1 + round);
             let point = site.backup("vm");
             if round > 0 {
                 is_incremental(&point, "disk0");

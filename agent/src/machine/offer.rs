@@ -73,9 +73,12 @@ fn ended(effect: &Offer) -> Failure {
 
 /// Until a disk of a filter's view cannot be read any more: what QEMU says. Nobody else is told that such a view broke.
 async fn broken(note: &Note, task: &Task) -> String {
+    if note.way != Way::CopyBeforeWrite {
+        return std::future::pending().await;
+    }
     let socket = task.folders.nbd_socket_of(note.vm.id);
     let mut readers = Vec::from_iter((0..note.disks).map(|_| None));
-    while note.way == Way::CopyBeforeWrite {
+    loop {
         tokio::time::sleep(READ_AGAIN).await;
         for (disk, reader) in readers.iter_mut().enumerate() {
             let export = names::temporary(note.installation, note.view, disk, Role::Export);
@@ -84,7 +87,6 @@ async fn broken(note: &Note, task: &Task) -> String {
             }
         }
     }
-    std::future::pending().await
 }
 
 /// Anything but QEMU's own word says nothing about the view: it is asked again, by a new connection.

@@ -1,12 +1,16 @@
 //! The configuration file of `up`. Every key that is not known is refused: a slip must not pass for a setting.
 
+mod notify;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use journal::effect::ViewLimits;
+use orchestrator::Receiver;
 use orchestrator::decide::Limits;
 use serde::Deserialize;
 
+use self::notify::NotifyRead;
 use crate::exit::Failure;
 use crate::paths::read_text;
 use crate::size::{self, InvalidSize};
@@ -26,63 +30,9 @@ pub struct Config {
     /// Who is told what goes wrong.
     #[serde(default)]
     pub notify: NotifyRead,
-}
-
-/// What the file may say under `[notify]`.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NotifyRead {
-    /// Where notices are posted to.
-    webhook: Option<Webhook>,
-    /// How old a VM's newest good restore point may be, such as `26h`.
-    good_point_within: Option<Within>,
-}
-
-impl NotifyRead {
-    /// The webhook's URL.
-    #[must_use]
-    pub fn webhook(&self) -> Option<String> {
-        self.webhook.as_ref().map(|webhook| webhook.0.clone())
-    }
-
-    /// Microseconds.
-    #[must_use]
-    pub fn good_point_within(&self) -> Option<i64> {
-        self.good_point_within.map(|within| within.0)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-struct Webhook(String);
-
-impl TryFrom<String> for Webhook {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let url = reqwest::Url::parse(&text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
-        match url.scheme() {
-            "http" => Ok(Self(text)),
-            "https" => Err(
-                "https:// is not possible yet: name a relay on this machine, such as http://127.0.0.1:8080/"
-                    .to_owned(),
-            ),
-            other => Err(format!("a webhook begins with http://, not {other}://")),
-        }
-    }
-}
-
-/// Microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-struct Within(i64);
-
-impl TryFrom<String> for Within {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let length = policies::duration::parse(&text).map_err(|error| error.to_string())?;
-        let micros = length.num_microseconds().filter(|micros| *micros > 0);
-        micros.map(Self).ok_or_else(|| format!("`{text}` is no time"))
-    }
+    /// The folder that the file's paths are relative to.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 /// What the file may say under `[limits]`.
@@ -206,7 +156,15 @@ impl Config {
             Config::parse(&read_text(path)?).map_err(|error| error.within(&path.display().to_string()))?;
         let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let folder = folder.unwrap_or_default();
-        Ok(Config { scratch: config.scratch.map(|scratch| folder.join(scratch)), ..config })
+        Ok(Config { scratch: config.scratch.map(|scratch| folder.join(scratch)), folder, ..config })
+    }
+
+    /// Who is told what goes wrong.
+    ///
+    /// # Errors
+    /// Which receiver makes no sense, or names a file that cannot be used.
+    pub fn receivers(&self) -> Result<Vec<Receiver>, Failure> {
+        self.notify.receivers(&self.folder)
     }
 
     fn parse(text: &str) -> Result<Config, Failure> {

@@ -361,6 +361,7 @@ impl State {
             }
             Record::IntentSettled(it) => self.settle(it)?,
             Record::NoticeRaised(it) => self.raise(at, it)?,
+            Record::NoticeAnswered(it) => self.answer_notice(it)?,
             Record::NoticeSettled(it) => self.settle_notice(it)?,
             Record::PointHeld(it) => {
                 self.points.get_mut(&it.point).ok_or_else(|| unknown(it.point))?.held = it.held;

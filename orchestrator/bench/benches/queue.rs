@@ -5,6 +5,7 @@
 //! what is measured is the queue's own cycle: admit, look, compare, end. Owns the measuring and the table.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -59,7 +60,7 @@ struct Site {
 
 impl Clone for Site {
     fn clone(&self) -> Self {
-        let mut live = Live::new(self.live.limits);
+        let mut live = Live::new(self.live.limits, BTreeSet::new());
         live.refresh_policies(&self.state);
         Site { state: self.state.clone(), live, clock: self.clock }
     }

@@ -3,6 +3,7 @@
 //! Ages and counts of what is there come from the state at this moment; counters begin at 0 with the process, as Prometheus
 //! expects. No label has a value that grows without end but the names of VMs, repositories and policies.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::PoisonError;
 
@@ -10,7 +11,7 @@ use axum::extract::State as Extract;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use journal::state::JobState;
-use journal::{State, Time};
+use journal::{ReceiverName, State, Time};
 
 use super::Api;
 use crate::drive::{self, Counters, Histogram, Shared};
@@ -20,8 +21,11 @@ pub(super) async fn show(Extract(api): Extract<Api>) -> impl IntoResponse {
     let counters = api.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut page = Page::default();
     vms(&mut page, &state, drive::now());
+    repositories(&mut page, &state, &counters);
     queue(&mut page, &state, drive::now());
+    notices(&mut page, &state, &api.shared.receivers);
     happened(&mut page, &counters);
+    stalls(&mut page, &counters);
     journal(&mut page, &api.shared, &counters);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0)
 }
@@ -108,6 +112,57 @@ fn vms(page: &mut Page, state: &State, now: Time) {
     }
 }
 
+/// Nothing here asks a storage: points say what they added, and a measure of this life of the process what it found.
+fn repositories(page: &mut Page, state: &State, counters: &Counters) {
+    let mut added: BTreeMap<&str, u64> = state.repositories.keys().map(|name| (name.as_str(), 0)).collect();
+    for point in state.points.values() {
+        let stored: u64 = point.disks.iter().map(|disk| disk.stored_bytes).sum();
+        *added.entry(point.repository.as_str()).or_default() += stored;
+    }
+    let name = "backstay_repository_added_bytes";
+    page.family(
+        name,
+        "gauge",
+        "What the restore points that are there added to a repository when they were made.",
+    );
+    for (repository, bytes) in added {
+        page.sample(name, &[("repository", repository)], number(bytes));
+    }
+    let name = "backstay_repository_stored_bytes";
+    page.family(name, "gauge", "All packs of a repository as the last `repo stats` found them.");
+    for (repository, measured) in &counters.measured {
+        page.sample(name, &[("repository", repository.as_str())], number(measured.stored_bytes));
+    }
+    let name = "backstay_repository_used_bytes";
+    page.family(name, "gauge", "What restore points need of the packs as the last `repo stats` found them.");
+    for (repository, measured) in &counters.measured {
+        page.sample(name, &[("repository", repository.as_str())], number(measured.used_bytes));
+    }
+}
+
+fn notices(page: &mut Page, state: &State, receivers: &BTreeSet<ReceiverName>) {
+    let name = "backstay_notices_owed";
+    page.family(name, "gauge", "Notices that a receiver does not have yet.");
+    for receiver in receivers {
+        let owed = state.notices.values().filter(|notice| !notice.answered.contains_key(receiver)).count();
+        page.sample(name, &[("receiver", receiver.as_str())], number(owed as u64));
+    }
+}
+
+/// What guests may have felt.
+fn stalls(page: &mut Page, counters: &Counters) {
+    let name = "backstay_freeze_seconds";
+    page.family(name, "histogram", "How long a guest's file systems were frozen for a backup, at most.");
+    for (vm, histogram) in &counters.freezes {
+        page.histogram(name, &[("vm", vm.as_str())], histogram);
+    }
+    let name = "backstay_begin_seconds";
+    page.family(name, "histogram", "How long it took to begin a view, the transaction in QEMU included.");
+    for (vm, histogram) in &counters.begins {
+        page.histogram(name, &[("vm", vm.as_str())], histogram);
+    }
+}
+
 fn queue(page: &mut Page, state: &State, now: Time) {
     let name = "backstay_jobs";
     page.family(name, "gauge", "Jobs that are not over.");
@@ -117,7 +172,7 @@ fn queue(page: &mut Page, state: &State, now: Time) {
     }
     let name = "backstay_queue_depth";
     page.family(name, "gauge", "Jobs that wait, by policy; those asked for by hand have none.");
-    let mut depth = std::collections::BTreeMap::<&str, u64>::new();
+    let mut depth = BTreeMap::<&str, u64>::new();
     for (lane, waiting) in state.queue().waiting() {
         *depth.entry(lane.policy.as_ref().map_or("", |policy| policy.as_str())).or_default() +=
             waiting as u64;

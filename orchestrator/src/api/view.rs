@@ -507,6 +507,8 @@ pub struct NoticeView {
     pub text: String,
     /// Since when it is owed.
     pub raised: String,
+    /// The receivers that do not have it yet.
+    pub owed: Vec<String>,
 }
 
 /// `POST /v1/notices/test`.
@@ -514,8 +516,21 @@ pub struct NoticeView {
 pub struct NoticeTested {
     /// The notice.
     pub id: String,
-    /// Whether the receiver took it in time.
+    /// Whether every receiver took it in time.
     pub delivered: bool,
+    /// What each of them said.
+    pub receivers: Vec<ReceiverTested>,
+}
+
+/// What one receiver said to a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverTested {
+    /// Which.
+    pub name: String,
+    /// Whether it took it.
+    pub delivered: bool,
+    /// What it said, or why it said nothing.
+    pub answer: String,
 }
 
 /// `POST /v1/jobs/{id}/retry`.

@@ -17,8 +17,6 @@ pub struct Limits {
     pub jobs: usize,
     /// How many of them in one repository.
     pub jobs_per_repository: usize,
-    /// Whether there is somebody to notify.
-    pub notify: bool,
     /// How old a VM's newest good restore point may be before somebody is notified, in microseconds.
     pub good_point_within: Option<i64>,
 }
@@ -34,7 +32,6 @@ impl Default for Limits {
             checkpoints: 32,
             jobs: 4,
             jobs_per_repository: usize::MAX,
-            notify: false,
             good_point_within: None,
         }
     }

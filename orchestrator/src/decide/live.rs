@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal::observation::{RepositorySeen, VmSeen};
 use journal::state::Policy as Recorded;
-use journal::{IntentId, NoticeId, PolicyName, State, Time, VmId};
+use journal::{IntentId, PolicyName, ReceiverName, State, Time, VmId};
 use policies::{Policy, due};
 
+use super::notify::Delivery;
 use super::{CheckStep, Limits};
 
 /// How many times an intent whose fate stays unknown is looked into before its VM is left alone for a while.
@@ -31,8 +32,10 @@ pub struct Live {
     pub(super) turns: BTreeSet<VmId>,
     /// What was seen last of the VMs that were looked at, and accepted.
     pub seen: BTreeMap<VmId, Seen>,
+    /// Whom notices are for.
+    pub receivers: BTreeSet<ReceiverName>,
     /// Notices that are on their way.
-    pub telling: BTreeSet<NoticeId>,
+    pub telling: BTreeSet<Delivery>,
     /// The policies, parsed.
     pub policies: BTreeMap<PolicyName, Parsed>,
     /// The operator's limits.
@@ -76,10 +79,10 @@ pub struct Seen {
 }
 
 impl Live {
-    /// The beginning of a life under these limits.
+    /// The beginning of a life under these limits, with these to be notified.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+    pub fn new(limits: Limits, receivers: BTreeSet<ReceiverName>) -> Self {
+        Self { limits, receivers, ..Self::default() }
     }
 
     /// Keeps the parsed policies in step with the journal's. A text that no longer parses, written by another version,

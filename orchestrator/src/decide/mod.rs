@@ -24,7 +24,7 @@ pub mod watch;
 
 use journal::record::{End, IntentAdopted, IntentOpened, JobEnded, JobPaused};
 use journal::state::Job;
-use journal::{Effect, Failure, FailureClass, Intent, IntentId, JobId, NoticeId, Record, State, Time, VmId};
+use journal::{Effect, Failure, FailureClass, Intent, IntentId, JobId, Record, State, Time, VmId};
 
 pub use limits::Limits;
 pub use live::{Check, Live, Seen};
@@ -41,7 +41,7 @@ pub struct Decision {
     /// What changes for the VMs under check.
     pub checks: Vec<(VmId, CheckStep)>,
     /// Notices to deliver.
-    pub tell: Vec<NoticeId>,
+    pub tell: Vec<notify::Delivery>,
 }
 
 /// A step of a VM's check.

@@ -1,18 +1,29 @@
 //! What operators are told without asking: that a policy's backups of a VM fail, that a VM has no good restore point that is
 //! young enough, and that either is well again. Once each: what they know already is in the state.
 
-use journal::notice::{NoticeKind, NoticeRaised, NoticeSettled, Subject};
+use std::collections::BTreeSet;
+
+use journal::notice::{Answer, NoticeKind, NoticeRaised, NoticeSettled, Subject};
 use journal::record::{End, JobEnded, Work};
-use journal::state::Job;
-use journal::{NoticeId, Record, State, Time, VmId};
+use journal::state::{Job, Notice};
+use journal::{NoticeId, ReceiverName, Record, State, Time, VmId};
 
 use super::{Decision, Live};
+
+/// One notice for one receiver.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delivery {
+    /// Which.
+    pub notice: NoticeId,
+    /// For whom.
+    pub receiver: ReceiverName,
+}
 
 /// The same decision with the notices that its records give rise to. They come first: a crash may keep the first records of
 /// a decision, and an end without its notice would be an end that nobody hears of.
 #[must_use]
 pub fn beside(mut decision: Decision, state: &State, live: &Live) -> Decision {
-    if !live.limits.notify {
+    if live.receivers.is_empty() {
         return decision;
     }
     let mut raised: Vec<Record> = Vec::new();
@@ -55,20 +66,51 @@ fn failed(state: &State, job: &Job, ended: &JobEnded) -> String {
 /// The next notice to deliver, or to raise because time has passed.
 #[must_use]
 pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
-    if let Some(notice) = state.notices.keys().find(|notice| !live.telling.contains(notice)) {
-        if live.limits.notify {
-            return Some(Decision { tell: vec![*notice], ..Decision::default() });
-        }
-        let given_up = Some("no receiver is configured any more".to_owned());
-        let settled = NoticeSettled { notice: *notice, given_up };
-        return Some(Decision { records: vec![settled.into()], ..Decision::default() });
+    if let Some(decision) = state.notices.values().find_map(|notice| deliver(notice, live)) {
+        return Some(decision);
     }
-    let limit = live.limits.good_point_within.filter(|_| live.limits.notify)?;
+    let limit = live.limits.good_point_within.filter(|_| !live.receivers.is_empty())?;
     // Of those that are well the oldest, of those that are told to be amiss the youngest: nobody else's turn comes before.
     let old = |(since, _): &(Time, VmId)| now.0.saturating_sub(since.0) > limit;
     let alarms = state.by_good_point(false).take_while(old);
     let recoveries = state.by_good_point(true).rev().take_while(|it| !old(it));
     alarms.chain(recoveries).find_map(|(_, vm)| good_point(state, vm, limit, now))
+}
+
+/// Sends a notice on its way to the next receiver that does not have it, or settles it where there is none.
+fn deliver(notice: &Notice, live: &Live) -> Option<Decision> {
+    let id = notice.raised.notice;
+    let mut owed = owed(notice, &live.receivers).peekable();
+    if owed.peek().is_none() {
+        let settled = NoticeSettled { notice: id, given_up: given_up(notice) };
+        return Some(Decision { records: vec![settled.into()], ..Decision::default() });
+    }
+    let mut deliveries = owed.map(|receiver| Delivery { notice: id, receiver: receiver.clone() });
+    let tell = deliveries.find(|delivery| !live.telling.contains(delivery))?;
+    Some(Decision { tell: vec![tell], ..Decision::default() })
+}
+
+/// Those of the receivers that are not done with a notice.
+pub fn owed<'a>(
+    notice: &'a Notice,
+    receivers: &'a BTreeSet<ReceiverName>,
+) -> impl Iterator<Item = &'a ReceiverName> {
+    receivers.iter().filter(|receiver| !notice.answered.contains_key(*receiver))
+}
+
+fn given_up(notice: &Notice) -> Option<String> {
+    if notice.answered.is_empty() {
+        return Some("no receiver is configured any more".to_owned());
+    }
+    let failed: Vec<String> = notice
+        .answered
+        .iter()
+        .filter_map(|(receiver, answer)| match answer {
+            Answer::Taken(_) => None,
+            Answer::GivenUp(why) => Some(format!("{receiver}: {why}")),
+        })
+        .collect();
+    (!failed.is_empty()).then(|| failed.join("; "))
 }
 
 /// What is to be told of a VM's newest good point: a VM that has none is as old as its time under management.

@@ -2,13 +2,13 @@
 //! state instead. Fed with the records as they become durable; knows no text format.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use journal::effect::DiskMode;
-use journal::outcome::{Done, Outcome, Stored};
+use journal::outcome::{Done, Measured, Outcome, Stored};
 use journal::record::{End, IntentSettled, JobEnded};
 use journal::state::{Job, Point};
-use journal::{Record, RepositoryName, State, VmName};
+use journal::{Effect, Intent, IntentId, Record, RepositoryName, State, VmName};
 
 /// How often something took how long, in seconds.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Histogram {
 
 /// Work on disks: a second to half a day.
 const WORK: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0];
+/// What a guest may feel: a hundredth of a second to half a minute.
+const STALL: &[f64] = &[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 /// An `fdatasync`: a tenth of a millisecond to ten seconds.
 const SYNC: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0];
 
@@ -64,10 +66,42 @@ pub struct Counters {
     pub bytes: BTreeMap<(VmName, RepositoryName), Bytes>,
     /// Disks that were read whole, by the kind of reason.
     pub fulls: BTreeMap<&'static str, u64>,
+    /// How long guests' file systems were frozen, at most: from the decision to freeze to the answer that they are thawed.
+    pub freezes: BTreeMap<VmName, Histogram>,
+    /// How long it took to begin views, the transaction that a guest's disks wait for included.
+    pub begins: BTreeMap<VmName, Histogram>,
+    /// What repositories were last measured to be.
+    pub measured: BTreeMap<RepositoryName, Measured>,
+    /// Effects that are under way, of those that are timed.
+    timed: BTreeMap<IntentId, Timed>,
+    /// Since when a guest is frozen, or about to be.
+    frozen: BTreeMap<VmName, Instant>,
     /// How long the journal took to make records durable.
     pub appends: Histogram,
     /// Records appended.
     pub records: u64,
+}
+
+/// An effect that is timed, or whose outcome says nothing without it.
+#[derive(Debug, Clone)]
+enum Timed {
+    Freeze(VmName, Instant),
+    Thaw(VmName),
+    Begin(VmName, Instant),
+    Measure(RepositoryName),
+}
+
+impl Timed {
+    /// Of an intent that is about to be sent.
+    fn of(intent: &Intent) -> Option<Timed> {
+        match &intent.effect {
+            Effect::Freeze(it) => Some(Timed::Freeze(it.vm.name.clone(), Instant::now())),
+            Effect::Thaw(it) => Some(Timed::Thaw(it.vm.name.clone())),
+            Effect::Begin(it) => Some(Timed::Begin(it.checkpoint.vm.name.clone(), Instant::now())),
+            Effect::Measure(it) => Some(Timed::Measure(it.repository.name.clone())),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Counters {
@@ -80,6 +114,11 @@ impl Default for Counters {
             skipped: 0,
             bytes: BTreeMap::new(),
             fulls: BTreeMap::new(),
+            freezes: BTreeMap::new(),
+            begins: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            timed: BTreeMap::new(),
+            frozen: BTreeMap::new(),
             appends: Histogram::new(SYNC),
             records: 0,
         }
@@ -103,8 +142,30 @@ impl Counters {
             Record::JobRetried(it) => *self.retries.entry(it.class.name()).or_default() += 1,
             Record::JobEnded(it) => self.job_ended(it, state.jobs.get(&it.job)),
             Record::RunSkipped(_) => self.skipped += 1,
-            Record::IntentSettled(IntentSettled { outcome: Outcome::Done(Done::Stored(stored)), .. }) => {
-                self.stored(stored, state);
+            Record::IntentOpened(it) => {
+                self.timed.extend(Timed::of(&it.intent).map(|timed| (it.intent.id, timed)));
+            }
+            Record::IntentSettled(it) => self.settled(it, state),
+            _ => {}
+        }
+    }
+
+    fn settled(&mut self, it: &IntentSettled, state: &State) {
+        if let Outcome::Done(Done::Stored(stored)) = &it.outcome {
+            self.stored(stored, state);
+        }
+        match (self.timed.remove(&it.intent), &it.outcome) {
+            (Some(Timed::Freeze(vm, since)), Outcome::Done(_)) => drop(self.frozen.insert(vm, since)),
+            (Some(Timed::Thaw(vm)), outcome) => {
+                // A thaw that found nothing frozen tells of no freeze: the guest agent ended it, or never began it.
+                let thawed =
+                    matches!(outcome, Outcome::Done(Done::Thawed { filesystems }) if *filesystems > 0);
+                let since = self.frozen.remove(&vm).filter(|_| thawed);
+                took(&mut self.freezes, vm, since);
+            }
+            (Some(Timed::Begin(vm, since)), Outcome::Done(_)) => took(&mut self.begins, vm, Some(since)),
+            (Some(Timed::Measure(repository)), Outcome::Done(Done::Measured(measured))) => {
+                self.measured.insert(repository, measured.clone());
             }
             _ => {}
         }
@@ -138,6 +199,13 @@ impl Counters {
         for reason in full_reasons(point) {
             *self.fulls.entry(reason).or_default() += 1;
         }
+    }
+}
+
+fn took(histograms: &mut BTreeMap<VmName, Histogram>, vm: VmName, since: Option<Instant>) {
+    if let Some(since) = since {
+        let histogram = histograms.entry(vm).or_insert_with(|| Histogram::new(STALL));
+        histogram.take(since.elapsed().as_secs_f64());
     }
 }
 

@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use journal::notice::NoticeSettled;
+use journal::notice::NoticeAnswered;
 use journal::observation::{LookAt, RepositorySeen, VmSeen};
 use journal::outcome::{Failure, FailureClass, Outcome};
 use journal::record::{IntentSettled, Witness};
-use journal::state::{Notice, Vm};
+use journal::state::Vm;
 use journal::wire::{FromAgent, ToAgent};
-use journal::{Epoch, IntentId, NoticeId, Record, State, VmId, fault};
+use journal::{Epoch, IntentId, Record, State, VmId, fault};
 use tokio::sync::{mpsc, oneshot};
 
-use super::notify::Told;
+use super::notify::{Carriers, Told};
 use super::start::{self, Appended};
 use super::{Call, Examined, Refusal, Shared, StartError, now};
 use crate::api::view::ErrorCode;
 use crate::decide::live::{Live, Seen};
+use crate::decide::notify::Delivery;
 use crate::decide::reconcile::{Subject, findings, point_findings};
 use crate::decide::{CheckStep, Decision, Limits, next, schedule};
 
@@ -33,7 +34,7 @@ pub(super) struct Engine {
     epoch: Epoch,
     live: Live,
     to_agent: mpsc::Sender<ToAgent>,
-    notices: Option<mpsc::UnboundedSender<Notice>>,
+    carriers: Carriers,
     asked: BTreeMap<u64, Asked>,
     requests: u64,
     /// The operator was told that the journal has no room for what is to be begun.
@@ -53,14 +54,14 @@ impl Engine {
         epoch: Epoch,
         limits: Limits,
         to_agent: mpsc::Sender<ToAgent>,
-        notices: Option<mpsc::UnboundedSender<Notice>>,
+        carriers: Carriers,
     ) -> Self {
         Self {
             shared,
             epoch,
-            live: Live::new(limits),
+            live: Live::new(limits, carriers.names()),
             to_agent,
-            notices,
+            carriers,
             asked: BTreeMap::new(),
             requests: 0,
             told_full: false,
@@ -83,7 +84,7 @@ impl Engine {
             tokio::select! {
                 Some(call) = calls.recv() => self.called(call).await?,
                 answer = from_agent.recv() => self.answered(answer.ok_or(StartError::AgentGone)?).await?,
-                Some((notice, given_up)) = told.recv() => self.told(notice, given_up).await?,
+                Some(it) = told.recv() => self.told(it).await?,
                 () = tokio::time::sleep(wake) => {}
                 _ = look_again.tick() => self.look_at_unexplained().await,
             }
@@ -132,20 +133,20 @@ impl Engine {
         for (vm, step) in decision.checks {
             self.check(vm, step).await?;
         }
-        for notice in decision.tell {
-            self.live.telling.insert(notice);
-            let owed = self.shared.state.read().await.notices.get(&notice).cloned();
-            if let (Some(notices), Some(owed)) = (&self.notices, owed) {
-                // Its end is the process's end: the next one finds what is owed in the journal.
-                let _ended = notices.send(owed);
+        for delivery in decision.tell {
+            let owed = self.shared.state.read().await.notices.get(&delivery.notice).cloned();
+            if let Some(owed) = owed {
+                self.carriers.send(&delivery.receiver, owed);
             }
+            self.live.telling.insert(delivery);
         }
         Ok(())
     }
 
-    async fn told(&mut self, notice: NoticeId, given_up: Option<String>) -> Result<(), StartError> {
-        self.live.telling.remove(&notice);
-        self.append(&[NoticeSettled { notice, given_up }.into()]).await
+    async fn told(&mut self, (delivery, answer): Told) -> Result<(), StartError> {
+        self.live.telling.remove(&delivery);
+        let Delivery { notice, receiver } = delivery;
+        self.append(&[NoticeAnswered { notice, receiver, answer }.into()]).await
     }
 
     /// Makes records so: durable first, then seen by readers.

@@ -11,13 +11,13 @@
 mod counters;
 mod engine;
 mod history;
-mod notify;
+pub(crate) mod notify;
 mod serve;
 mod start;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -28,11 +28,12 @@ use journal::log::{Log, LogError, Room};
 use journal::observation::LookAt;
 use journal::replay::ReplayError;
 use journal::wire::{FromAgent, Progress, ToAgent};
-use journal::{IntentId, Record, State, Time, VmId};
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use journal::{IntentId, ReceiverName, Record, State, Time, VmId};
+use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 
 use crate::Settings;
 use crate::decide::live::Seen;
+use crate::decide::notify::Delivery;
 use crate::decide::reconcile::Finding;
 
 pub use counters::{Counters, Histogram};
@@ -95,8 +96,10 @@ pub struct Shared {
     pub history: History,
     /// What happened in this life of the process.
     pub counters: std::sync::Mutex<Counters>,
-    /// Whether there is a receiver of notices.
-    pub notifies: bool,
+    /// Who is told of notices.
+    pub receivers: BTreeSet<ReceiverName>,
+    /// What each of them says to each try, for whoever listens.
+    pub(crate) tries: broadcast::Sender<(Delivery, notify::Said)>,
 }
 
 /// What keeps the journal from taking what is to come.
@@ -213,10 +216,8 @@ pub async fn run(
     let (shared, epoch) = start::open(&settings).await?;
     let (calls, called) = mpsc::channel(64);
     let installation = shared.state.read().await.installation.map(|it| it.to_string()).unwrap_or_default();
-    let (notices, told) = notify::start(settings.webhook.clone(), installation);
-    let mut limits = settings.limits;
-    limits.notify = notices.is_some();
-    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, limits, to_agent, notices);
+    let (carriers, told) = notify::Carriers::start(settings.receivers.clone(), &installation, &shared.tries);
+    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, settings.limits, to_agent, carriers);
     let server = serve::start(&settings, crate::api::router(Arc::clone(&shared), calls)).await?;
     tracing::info!(socket = %crate::api_socket(&settings.data).display(), epoch = epoch.0, "ready");
     let ended = tokio::select! {

@@ -11,7 +11,7 @@ use journal::record::{EpochBegan, Installed, RecordsLost};
 use journal::replay::{self, Opened, ReplayError};
 use journal::state::Stamp;
 use journal::{Epoch, Installation, Record, State};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, broadcast, watch};
 
 use super::history::Index;
 use super::{History, Shared, StartError, now};
@@ -60,7 +60,8 @@ pub(super) async fn open(settings: &Settings) -> Result<(Arc<Shared>, Epoch), St
         journal: crate::journal_folder(&settings.data),
         history,
         counters: std::sync::Mutex::default(),
-        notifies: settings.webhook.is_some(),
+        receivers: settings.receivers.iter().map(|receiver| receiver.name.clone()).collect(),
+        tries: broadcast::Sender::new(64),
     };
     Ok((Arc::new(shared), epoch))
 }

@@ -29,7 +29,8 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
         journal: folder.join("journal"),
         history,
         counters: std::sync::Mutex::default(),
-        notifies: false,
+        receivers: BTreeSet::new(),
+        tries: broadcast::Sender::new(1),
     };
     let scene = [
         Installed { installation: Installation(7) }.into(),
@@ -112,7 +113,8 @@ async fn a_journal_that_takes_no_more_is_told() {
     let (to_agent, _asked) = mpsc::channel(1);
     let (_answers, from_agent) = mpsc::channel(1);
     let limits = crate::decide::Limits::default();
-    let mut engine = engine::Engine::new(Arc::clone(&shared), Epoch(1), limits, to_agent, None);
+    let mut engine =
+        engine::Engine::new(Arc::clone(&shared), Epoch(1), limits, to_agent, notify::Carriers::default());
     let (_carried, told) = mpsc::unbounded_channel();
     let ended = engine.run(called, from_agent, told).await;
     assert!(matches!(ended, Err(StartError::Log(LogError::Io { .. }))), "{ended:?}");

@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use journal::effect::{DiskMode, RepositoryAddress, VmAddress, Way};
 use journal::names::{Owner, owner};
-use journal::notice::{NoticeSettled, Subject};
+use journal::notice::{Answer, NoticeAnswered, Subject};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, Due, End, EpochBegan, ExportWork, Installed, IntentSettled,
     JobQueued, Mode, PauseAsked, PolicyApplied, RepositoryAdded, Terms, VmAdded, Witness, Work,
 };
 use journal::state::{JobState, Stamp};
 use journal::{
-    Effect, Epoch, Failure, FailureClass, Installation, NoticeId, Outcome, PolicyName, Record,
+    Effect, Epoch, Failure, FailureClass, Installation, Outcome, PolicyName, ReceiverName, Record,
     RepositoryName, State, Time, VmId,
 };
+use orchestrator::decide::notify::Delivery;
 use orchestrator::decide::schedule::next_instant;
-use orchestrator::decide::{CheckStep, Live, Seen, next};
+use orchestrator::decide::{CheckStep, Limits, Live, Seen, next};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -25,7 +26,7 @@ use crate::world::World;
 enum Message {
     Perform(Box<journal::Intent>),
     Observe(VmId),
-    Tell(NoticeId),
+    Tell(Delivery),
 }
 
 pub struct Driver {
@@ -37,8 +38,8 @@ pub struct Driver {
     epoch: Epoch,
     clock: i64,
     rng: StdRng,
-    /// The notices that their receiver has had.
-    told: BTreeSet<NoticeId>,
+    /// The notices that their receivers have had.
+    told: BTreeSet<Delivery>,
     pub retries: usize,
     pub rests: usize,
     mapped: usize,
@@ -47,11 +48,13 @@ pub struct Driver {
 /// How often the policy's backups are tried.
 const ATTEMPTS: u32 = 3;
 
-/// The beginning of a life in which somebody is to be notified.
+/// The beginning of a life in which two are to be notified.
 fn life() -> Live {
-    let mut live = Live::default();
-    live.limits.notify = true;
-    live
+    Live::new(Limits::default(), receivers())
+}
+
+fn receivers() -> BTreeSet<ReceiverName> {
+    ["mail", "webhook"].map(|name| name.parse().unwrap()).into()
 }
 
 fn policy() -> PolicyName {
@@ -153,9 +156,9 @@ impl Driver {
                 self.inbox.push_back(Message::Observe(vm));
             }
         }
-        for notice in decision.tell {
-            self.live.telling.insert(notice);
-            self.inbox.push_back(Message::Tell(notice));
+        for delivery in decision.tell {
+            self.live.telling.insert(delivery.clone());
+            self.inbox.push_back(Message::Tell(delivery));
         }
         true
     }
@@ -167,10 +170,12 @@ impl Driver {
                 let (seen, repositories) = self.world.observe(&repository());
                 self.live.saw(vm, Seen { vm: seen, repositories });
             }
-            Some(Message::Tell(notice)) => {
-                self.told.insert(notice);
-                self.live.telling.remove(&notice);
-                self.append(NoticeSettled { notice, given_up: None }.into());
+            Some(Message::Tell(delivery)) => {
+                self.told.insert(delivery.clone());
+                self.live.telling.remove(&delivery);
+                let Delivery { notice, receiver } = delivery;
+                let answer = Answer::Taken("thanks".to_owned());
+                self.append(NoticeAnswered { notice, receiver, answer }.into());
             }
             Some(Message::Perform(intent)) => {
                 self.check_export(&intent);
@@ -196,8 +201,8 @@ impl Driver {
                 Message::Perform(intent) => {
                     self.world.perform(&intent, Time(self.clock));
                 }
-                Message::Tell(notice) => {
-                    self.told.insert(notice);
+                Message::Tell(delivery) => {
+                    self.told.insert(delivery);
                 }
                 Message::Observe(_) => {}
             }
@@ -422,7 +427,10 @@ impl Driver {
         for (_, record) in &self.records {
             match record {
                 Record::NoticeRaised(it) => {
-                    assert!(self.told.contains(&it.notice), "{} was not told", it.notice);
+                    for receiver in receivers() {
+                        let delivery = Delivery { notice: it.notice, receiver };
+                        assert!(self.told.contains(&delivery), "{delivery:?} was not told");
+                    }
                 }
                 Record::JobQueued(it) if matches!(it.work, Work::Backup(_)) => {
                     of_policy.insert(it.job, it.due.is_some());

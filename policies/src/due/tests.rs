@@ -144,6 +144,38 @@ fn a_missed_run_waits_for_its_window() {
     );
 }
 
+/// [`policy`] with times in which nothing starts.
+fn dark(blackout: &str, schedule: &str) -> Policy {
+    let dark = crate::blackout::Blackout::parse([blackout]).unwrap();
+    Policy { blackout: dark, ..policy(&[schedule]) }
+}
+
+#[test]
+fn nothing_starts_in_a_blackout_and_each_run_says_why() {
+    let policy =
+        dark("2026-06-02", "cron = \"0 */12 * * *\"\nmissed = \"all\"\ntime_zone = \"Europe/Berlin\"");
+    let lines = asked(&policy, "2026-06-01T12:00:00Z", "2026-06-02T22:00:00Z", idle);
+    assert_eq!(
+        lines,
+        [
+            "+ a 02T22:00 auto",
+            "- * 01T22:00 in the policy's blackout `2026-06-02`",
+            "- * 02T10:00 in the policy's blackout `2026-06-02`",
+        ]
+    );
+}
+
+#[test]
+fn a_missed_run_waits_for_the_end_of_the_blackout() {
+    let policy = dark("2026-06-02", "cron = \"0 23 * * *\"\njitter = \"1h\"");
+    let lines = asked(&policy, "2026-06-01T22:00:00Z", "2026-06-02T04:00:00Z", idle);
+    let delayed = |line: &String| line.starts_with("+ a 03T00:") || line.starts_with("+ a 03T01:00");
+    assert!(matches!(&lines[..], [line] if delayed(line)), "{lines:?}");
+    // On time, and jitter would lead into it.
+    let lines = asked(&policy, "2026-06-01T22:00:00Z", "2026-06-01T23:00:00Z", idle);
+    assert!(matches!(&lines[..], [line] if line.starts_with("+ a 01T23:")), "{lines:?}");
+}
+
 #[test]
 fn overlap() {
     let (since, now) = ("2026-06-01T12:00:00Z", "2026-06-02T02:00:00Z");

@@ -86,6 +86,9 @@ fn rows(policy: &Policy) -> Vec<Row> {
         put("description", quoted(description));
     }
     put("paused", policy.paused.to_string());
+    if !policy.blackout.is_empty() {
+        put("blackout", list(policy.blackout.spans()));
+    }
     put("repositories", list(&policy.repositories));
     put("consistency", quoted(policy.consistency.word()));
     put("priority", policy.priority.to_string());

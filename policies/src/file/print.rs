@@ -54,6 +54,7 @@ fn policy(policy: &Policy) -> String {
         head.put("description", &quoted(description));
     }
     head.put_unless(!policy.paused, "paused", "true");
+    head.put_unless(policy.blackout.is_empty(), "blackout", &list(policy.blackout.spans()));
     head.put("repositories", &list(&policy.repositories));
     head.put("consistency", &quoted(policy.consistency.word()));
     head.put_unless(policy.priority == 0, "priority", &policy.priority.to_string());

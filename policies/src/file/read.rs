@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Keys, Report, Text, kind};
 use super::{FileError, Problem};
+use crate::blackout::Blackout;
 use crate::duration;
 use crate::keep::{Rule, Style};
 use crate::policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
@@ -93,6 +94,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
     }
     let description = keys.string("description", report).map(|text| text.text.to_owned());
     let paused = keys.boolean("paused", report).unwrap_or(false);
+    let blackout = blackout(&mut keys, report);
     let repositories = repositories(&mut keys, report);
     let consistency = keys.word("consistency", Consistency::WORDS, Consistency::from_word, report);
     let problems = report.count();
@@ -110,7 +112,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
     let mut schedules: Vec<Timing> = Vec::new();
     for table in keys.tables("schedules", report) {
         let place = table.span.clone();
-        let Some(timing) = timing(table, report) else { continue };
+        let Some(timing) = timing(table, &blackout, report) else { continue };
         if schedules.iter().any(|other| other.key() == timing.key()) {
             report.add(&place, format!("two schedules of this policy are `{}`", timing.key()));
         }
@@ -132,6 +134,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
         name: name.text.to_owned(),
         description,
         paused,
+        blackout,
         select,
         schedules,
         repositories,
@@ -228,7 +231,7 @@ fn selection(mut keys: Keys<'_>, report: &mut Report<'_>) -> Selection {
     select
 }
 
-fn timing(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<Timing> {
+fn timing(mut keys: Keys<'_>, blackout: &Blackout, report: &mut Report<'_>) -> Option<Timing> {
     let (place, problems) = (keys.span.clone(), report.count());
     let cron = keys.string("cron", report);
     if cron.is_none() && report.count() == problems {
@@ -246,10 +249,13 @@ fn timing(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<Timing> {
     keys.finish(report);
     let cron = cron?;
     let schedule = report.check(&cron.span, Schedule::new(cron.text, zone))?;
-    if let Some(window) = &window
-        && never_open(&schedule, window)
-    {
+    if window.as_ref().is_some_and(|window| never(&schedule, |at| window.is_open(schedule.zone(), at))) {
         report.add(&place, "the window is closed whenever the schedule comes, so nothing would ever run");
+    }
+    // Dates pass, whatever they are.
+    let weekly = blackout.weekly();
+    if never(&schedule, |at| weekly.covering(schedule.zone(), at).is_none()) {
+        report.add(&place, "the blackout covers the schedule whenever it comes, so nothing would ever run");
     }
     let mut timing = Timing::new(schedule);
     (timing.mode, timing.jitter, timing.window) = (mode, jitter, window);
@@ -267,24 +273,31 @@ fn jitter(text: &Text<'_>, report: &mut Report<'_>) -> Option<TimeDelta> {
 
 /// One range as a string, or several as a list.
 fn window(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Option<Window> {
-    let value = keys.take("window")?;
-    let texts = match value.get_ref() {
-        DeValue::String(text) => vec![Text { text, span: value.span() }],
-        _ => keys.strings("window", report),
-    };
+    let (place, texts) = keys.one_or_several("window", report)?;
     // Each range by itself first, so that a mistake is reported where it stands.
     for range in &texts {
         report.check(&range.span, Window::parse([range.text]))?;
     }
-    report.check(&value.span(), Window::parse(texts.iter().map(|range| range.text)))
+    report.check(&place, Window::parse(texts.iter().map(|range| range.text)))
 }
 
-/// Looks at some years that hold every kind of day; the rest repeat them.
-fn never_open(schedule: &Schedule, window: &Window) -> bool {
+/// The policy's times in which nothing starts: one as a string, or several as a list.
+fn blackout(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Blackout {
+    let Some((_, texts)) = keys.one_or_several("blackout", report) else { return Blackout::default() };
+    // Each by itself first, so that a mistake is reported where it stands.
+    let wrong =
+        texts.iter().filter(|it| report.check(&it.span, Blackout::parse([it.text])).is_none()).count();
+    let all = Blackout::parse(texts.iter().map(|it| it.text));
+    all.ok().filter(|_| wrong == 0).unwrap_or_default()
+}
+
+/// Whether a schedule never comes at an instant that will do. Looks at some years that hold every kind of day; the rest
+/// repeat them.
+fn never(schedule: &Schedule, will_do: impl Fn(DateTime<Utc>) -> bool) -> bool {
     const LOOKED_AT: usize = 2000;
     let start = DateTime::<Utc>::from_timestamp(1_704_067_200, 0).expect("2024-01-01, a leap year");
     let end = start + TimeDelta::days(4 * 366);
-    !schedule.between(start, end).take(LOOKED_AT).any(|at| window.is_open(schedule.zone(), at))
+    !schedule.between(start, end).take(LOOKED_AT).any(will_do)
 }
 
 /// A rule as a text, or as a table.

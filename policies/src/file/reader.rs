@@ -90,6 +90,20 @@ impl<'t> Keys<'t> {
         }
     }
 
+    /// One string, or a list of them, with the place of all; none when the key is absent.
+    pub(super) fn one_or_several(
+        &mut self,
+        key: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<(Range<usize>, Vec<Text<'t>>)> {
+        let value = self.take(key)?;
+        let texts = match value.get_ref() {
+            DeValue::String(text) => vec![Text { text, span: value.span() }],
+            _ => self.strings(key, report),
+        };
+        Some((value.span(), texts))
+    }
+
     pub(super) fn boolean(&mut self, key: &'static str, report: &mut Report<'_>) -> Option<bool> {
         let value = self.take(key)?;
         match value.get_ref() {

@@ -14,6 +14,7 @@ description = 'web servers, "prod"'
 repositories = ["main", "offsite"]
 consistency = "required"
 priority = -2
+blackout = ["12-24/01-02", "mon  08:00-12:00"]
 concurrency = 4
 deadline = "6h"
 after = ["other"]
@@ -56,6 +57,7 @@ fn a_full_file_is_read() {
         (Some(TimeDelta::hours(6)), &["other".to_owned()][..])
     );
     assert_eq!((nightly.retry.attempts, nightly.retry.backoff), (5, TimeDelta::minutes(2)));
+    assert_eq!(nightly.blackout.spans().collect::<Vec<_>>(), ["12-24/01-02", "mon 08:00-12:00"]);
     assert_eq!(first.key(), "30 2 * * * Europe/Berlin");
     assert_eq!(second.key(), "@weekly");
     assert_eq!(first.jitter, TimeDelta::minutes(90));
@@ -197,6 +199,14 @@ fn mistakes_are_named_with_their_place() {
             "line 6, column 1: the window is closed whenever the schedule comes",
         ),
         (
+            with("blackout = [\"2026-12-24\", \"24.12.\"]", ""),
+            "line 5, column 27: `24.12.` is not a blackout; write `2026-12-24`",
+        ),
+        (
+            with("blackout = \"01:00-03:00\"", ""),
+            "line 6, column 1: the blackout covers the schedule whenever it comes",
+        ),
+        (
             with("", "overlap = \"cancel-elder\""),
             "line 8, column 11: `overlap` is skip or queue or cancel-older, not `cancel-elder`; did you mean `cancel-older`?",
         ),
@@ -255,11 +265,13 @@ fn the_difference_is_told_field_by_field() {
         .replace("\"other\"", "\"third\"")
         .replace("last = 3, ", "")
         .replace("\"full\"", "\"differential\"")
-        .replace("env = \"prod\"", "env = \"test\"");
+        .replace("env = \"prod\"", "env = \"test\"")
+        .replace("12-24/01-02", "2026-12-24");
     let told = shown(&difference(&old, &read(&text).unwrap()));
     assert_eq!(
         told,
         [
+            "nightly blackout: [\"12-24/01-02\", \"mon 08:00-12:00\"] -> [\"2026-12-24\", \"mon 08:00-12:00\"]",
             "nightly after: [\"other\"] -> [\"third\"]",
             "nightly select.labels.env: \"prod\" -> \"test\"",
             "nightly schedules[@weekly].mode: \"full\" -> \"differential\"",

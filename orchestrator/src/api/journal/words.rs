@@ -1,6 +1,7 @@
 //! Records in words: one line for each, for people.
 
 use journal::effect::Effect;
+use journal::notice::Answer;
 use journal::record::{BackupPlanned, End, ExportPlanned, IntentSettled, Witness};
 use journal::{Outcome, Record};
 
@@ -47,6 +48,10 @@ pub(super) fn summary(record: &Record) -> String {
         Record::IntentAdopted(it) => format!("{} repeated [{}]", it.intent, it.row),
         Record::IntentSettled(it) => settled(it),
         Record::NoticeRaised(it) => format!("{} {}: {}", it.notice, it.kind.name(), it.text),
+        Record::NoticeAnswered(it) => match &it.answer {
+            Answer::Taken(said) => format!("{} taken by {}: {said}", it.notice, it.receiver),
+            Answer::GivenUp(why) => format!("{} given up with {}: {why}", it.notice, it.receiver),
+        },
         Record::NoticeSettled(it) => match &it.given_up {
             None => format!("{} delivered", it.notice),
             Some(why) => format!("{} given up: {why}", it.notice),

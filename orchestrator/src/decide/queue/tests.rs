@@ -1,6 +1,8 @@
 //! Who is next: the rules one by one, and that the lanes give what a look at every job gives.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use journal::effect::{RepositoryAddress, VmAddress};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, Due, EpochBegan, ExportWork, Installed, IntentOpened,
@@ -129,7 +131,7 @@ fn policies_take_turns() {
 fn limits_hold_and_a_deadline_ends_the_wait() {
     let mut state = queued(&[backup(1), backup(2), backup(3)]);
     let limits = super::super::Limits { jobs_per_repository: 2, ..super::super::Limits::default() };
-    let live = Live::new(limits);
+    let live = Live::new(limits, BTreeSet::new());
     assert_eq!(next(&mut state, &live), Some(1));
     assert_eq!(next(&mut state, &live), Some(2));
     assert_eq!(next(&mut state, &live), None);
@@ -280,7 +282,7 @@ fn the_lanes_give_what_a_scan_gives() {
             apply(&mut state, PolicyApplied { name: name.parse().unwrap(), text });
         }
         let limits = super::super::Limits { jobs_per_repository: 3, ..super::super::Limits::default() };
-        let mut live = Live::new(limits);
+        let mut live = Live::new(limits, BTreeSet::new());
         assert!(live.refresh_policies(&state).is_empty());
         for _ in 0..60 {
             let job = JobId(dice.random_range(1..=state.next.job.0));

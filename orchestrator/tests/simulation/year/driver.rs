@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use journal::effect::{DiskMode, Way};
-use journal::notice::NoticeSettled;
+use journal::notice::{Answer, NoticeAnswered};
 use journal::observation::{RepositorySeen, VmSeen};
 use journal::outcome::{Done, Outcome};
 use journal::record::{
@@ -13,9 +13,10 @@ use journal::record::{
 };
 use journal::state::Stamp;
 use journal::{
-    Effect, EffectKind, Epoch, Failure, FailureClass, Installation, Intent, IntentId, NoticeId, PolicyName,
-    Record, State, Time, VmId,
+    Effect, EffectKind, Epoch, Failure, FailureClass, Installation, Intent, IntentId, PolicyName, Record,
+    State, Time, VmId,
 };
+use orchestrator::decide::notify::Delivery;
 use orchestrator::decide::schedule::next_instant;
 use orchestrator::decide::{CheckStep, Limits, Live, Seen, next};
 use rand::rngs::StdRng;
@@ -37,7 +38,6 @@ const PATIENCE: i64 = 30 * SECOND;
 /// After the last day nothing new is asked for, and within this time all comes to its end.
 const AFTERMATH: i64 = 3 * DAY;
 
-#[derive(Clone, Copy)]
 enum Event {
     /// The agent is done with an intent, or has stopped working on it.
     Answer {
@@ -46,7 +46,7 @@ enum Event {
     },
     /// The agent has looked at a VM.
     Looked(VmId),
-    Told(NoticeId),
+    Told(Delivery),
     LookAgain,
     Mishap(Mishap),
 }
@@ -75,13 +75,12 @@ pub struct Year {
 }
 
 fn limits() -> Limits {
-    Limits {
-        jobs: 24,
-        jobs_per_repository: 6,
-        notify: true,
-        good_point_within: Some(50 * HOUR),
-        ..Limits::default()
-    }
+    Limits { jobs: 24, jobs_per_repository: 6, good_point_within: Some(50 * HOUR), ..Limits::default() }
+}
+
+/// One life of the orchestrator.
+fn life() -> Live {
+    Live::new(limits(), ["hook", "post"].map(|name| name.parse().unwrap()).into())
 }
 
 impl Year {
@@ -101,7 +100,7 @@ impl Year {
             full: BTreeSet::new(),
             away: BTreeSet::new(),
             state: State::default(),
-            live: Live::new(limits()),
+            live: life(),
             epoch: Epoch(1),
             now: BEGIN,
             agenda: BTreeMap::new(),
@@ -204,8 +203,10 @@ impl Year {
             Event::Answer { intent, stopped } if self.live.in_hand.contains(&intent) => {
                 self.answer(intent, stopped);
             }
-            Event::Told(notice) if self.live.telling.remove(&notice) => {
-                self.append(&NoticeSettled { notice, given_up: None }.into());
+            Event::Told(delivery) if self.live.telling.remove(&delivery) => {
+                let Delivery { notice, receiver } = delivery;
+                let answer = Answer::Taken("thanks".to_owned());
+                self.append(&NoticeAnswered { notice, receiver, answer }.into());
             }
             Event::Answer { .. } | Event::Told(_) => {}
         }
@@ -244,7 +245,7 @@ impl Year {
         assert!(!decision.is_empty(), "a decision that changes nothing would be taken for ever");
         self.decisions += 1;
         // A crash may keep any first part of what was appended together. What is long is cut more often.
-        let chance = if decision.records.len() > 8 { 50 } else { 20_000 };
+        let chance = if decision.records.len() > 8 { self.size.cuts } else { 20_000 };
         let cut = decision.records.len() > 1 && self.dice.random_ratio(1, chance);
         let kept =
             if cut { self.dice.random_range(1..decision.records.len()) } else { decision.records.len() };
@@ -274,9 +275,9 @@ impl Year {
                 self.at(self.now + takes, Event::Looked(vm));
             }
         }
-        for notice in decision.tell {
-            self.live.telling.insert(notice);
-            self.at(self.now + SECOND, Event::Told(notice));
+        for delivery in decision.tell {
+            self.live.telling.insert(delivery.clone());
+            self.at(self.now + SECOND, Event::Told(delivery));
         }
         true
     }
@@ -302,7 +303,7 @@ impl Year {
                 let _unsaid = self.perform(intent);
             }
         }
-        self.live = Live::new(limits());
+        self.live = life();
         self.agenda.retain(|_, event| matches!(event, Event::Mishap(_) | Event::LookAgain));
         self.watch.down.push((self.now, self.now + down));
         self.down = Some(self.now + down);

@@ -39,13 +39,15 @@ pub struct Size {
     pub days: i64,
     /// Whether all records are kept, so that after each crash they are folded from the first one as well.
     pub whole: bool,
+    /// Of the decisions of many records, a crash cuts one in so many in two.
+    pub cuts: u32,
 }
 
 /// A month of 200 VMs.
 #[test]
 fn a_month_is_answered_for() {
     let seed = seed().unwrap_or(1);
-    simulate(seed, Size { vms: 200, hosts: 10, days: 30, whole: true });
+    simulate(seed, Size { vms: 200, hosts: 10, days: 30, whole: true, cuts: 10 });
 }
 
 /// A year of 1,000 VMs: `scripts/simulate-year`.
@@ -53,13 +55,13 @@ fn a_month_is_answered_for() {
 #[ignore = "a minute and more: scripts/simulate-year"]
 fn a_year_is_answered_for() {
     let seed = seed().unwrap_or(1);
-    simulate(seed, Size { vms: 1000, hosts: 50, days: 365, whole: false });
+    simulate(seed, Size { vms: 1000, hosts: 50, days: 365, whole: false, cuts: 100 });
 }
 
 /// The same seed is the same history, to the last byte of the last record; another is another.
 #[test]
 fn a_seed_is_a_history() {
-    let size = Size { vms: 60, hosts: 5, days: 12, whole: false };
+    let size = Size { vms: 60, hosts: 5, days: 12, whole: false, cuts: 10 };
     let hash = |seed| simulate(seed, size);
     let (first, again, other) = (hash(7), hash(7), hash(8));
     assert_eq!(first, again);
