@@ -33,7 +33,7 @@ pub enum Verb {
         /// A file with its password, which the server reads each time it opens the repository
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
-        /// The size of the stored unit, for a new repository only; 1M by default
+        /// The size of the stored unit, for a new repository only; 256K by default
         #[arg(long, value_name = "SIZE", value_parser = size::parse_chunk)]
         chunk_size: Option<u32>,
         /// Only ever add to it: nothing is removed but the server's own locks, and forgetting and pruning are refused

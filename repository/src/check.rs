@@ -275,6 +275,7 @@ impl Checker<'_> {
         })?;
         let (index, packs) = read.into_inner().expect("filling maps does not panic");
         self.index = index;
+        self.index.settle();
         Ok(packs.into_iter().map(|(id, blobs)| IndexPack { id, blobs }).collect())
     }
 
@@ -297,7 +298,7 @@ impl Checker<'_> {
 
     fn load_tree(&self, digest: &Digest) -> Option<Result<Tree, ReadError>> {
         let (pack, blob) = self.index.find(BlobKind::Tree, digest)?;
-        let mut json = Vec::new();
+        let mut json = vec![0; blob.plain_length()];
         let tree = self.inner.store.read_blob(pack, &blob, &mut json).and_then(|()| {
             serde_json::from_slice(&json).map_err(|error| {
                 let damage = Damage::malformed(&error);
@@ -387,6 +388,7 @@ impl Checker<'_> {
         let mut plain = Vec::new();
         for blob in &expected {
             let start = blob.offset as usize;
+            plain.resize(blob.plain_length(), 0);
             let proved = match bytes.get_mut(start..start + blob.length as usize) {
                 Some(sealed) => unseal_blob(&self.inner.store.key, blob, sealed, &mut plain),
                 None => Err(Damage::CutOff),

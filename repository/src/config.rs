@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::id::FileId;
 use crate::polynomial;
 
-/// Bytes of a chunk unless chosen otherwise.
-pub const DEFAULT_CHUNK_SIZE: u32 = 1 << 20;
+/// Bytes of a chunk in a new repository unless chosen otherwise.
+pub const DEFAULT_CHUNK_SIZE: u32 = 256 << 10;
 /// The smallest chunk size, in bytes.
 pub const MIN_CHUNK_SIZE: u32 = 64 << 10;
 /// The largest chunk size, in bytes: restic's own chunker never makes larger ones.
 pub const MAX_CHUNK_SIZE: u32 = 8 << 20;
+
+/// Bytes of a chunk where the configuration does not say: never changed, or what is stored there would no longer fit.
+const UNSAID_CHUNK_SIZE: u32 = 1 << 20;
 
 /// The only format version that is written and read.
 pub(crate) const VERSION: u32 = 2;
@@ -25,12 +28,12 @@ pub(crate) struct Config {
     pub(crate) id: FileId,
     pub(crate) chunker_polynomial: String,
     /// Absent in a repository that restic made.
-    #[serde(default = "default_chunk_size")]
+    #[serde(default = "unsaid_chunk_size")]
     pub(crate) fixed_chunk_size: u32,
 }
 
-fn default_chunk_size() -> u32 {
-    DEFAULT_CHUNK_SIZE
+fn unsaid_chunk_size() -> u32 {
+    UNSAID_CHUNK_SIZE
 }
 
 /// Whether chunks may have this size (bytes).

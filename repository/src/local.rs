@@ -4,12 +4,13 @@
 //! what the files contain.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::backend::{Backend, BackendError, FileKind, FileName, Listed, Stamp};
+use crate::direct;
 
 /// What separates the final name from the random rest in a temporary name; restic's local backend uses the same,
 /// so that each tool knows the leftovers of the other.
@@ -124,8 +125,8 @@ fn make_nameless(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
-    file.write_all(bytes)?;
+fn fill(file: &File, bytes: &[u8]) -> io::Result<()> {
+    direct::write_new(file, bytes)?;
     file.sync_all()
 }
 

@@ -15,7 +15,7 @@ use crate::store::Store;
 /// What is fixed when a repository is made.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
-    /// Bytes of a chunk: a power of two from 64 KiB to 8 MiB; 1 MiB unless chosen otherwise.
+    /// Bytes of a chunk: a power of two from 64 KiB to 8 MiB; 256 KiB unless chosen otherwise.
     pub chunk_size: u32,
     /// How expensive it is to try a password.
     pub key_derivation: KeyDerivation,

@@ -9,6 +9,7 @@ use zstd::bulk::Compressor;
 
 use crate::blob::{BlobEntry, BlobKind};
 use crate::crypto::{IV, Key, OVERHEAD};
+use crate::direct::Aligned;
 use crate::id::{Digest, PackId};
 use crate::index::IndexPack;
 use crate::store::Damage;
@@ -39,7 +40,7 @@ pub struct TooLarge {
 /// Blobs are compressed straight into its buffer and sealed there: no byte is copied in between.
 pub(crate) struct PackBuilder {
     /// All of it initialised; `used` bytes of it are the pack so far.
-    buffer: Vec<u8>,
+    buffer: Aligned,
     used: usize,
     blobs: Vec<BlobEntry>,
     /// Runs along while the bytes are still in the processor's cache.
@@ -50,7 +51,7 @@ pub(crate) struct PackBuilder {
 pub(crate) struct FinishedPack {
     /// What an index file will say about it.
     pub(crate) listing: IndexPack,
-    buffer: Vec<u8>,
+    buffer: Aligned,
     used: usize,
 }
 
@@ -60,14 +61,14 @@ impl FinishedPack {
     }
 
     /// Gives the buffer back for the next pack.
-    pub(crate) fn into_parts(self) -> (IndexPack, Vec<u8>) {
+    pub(crate) fn into_parts(self) -> (IndexPack, Aligned) {
         (self.listing, self.buffer)
     }
 }
 
 impl PackBuilder {
     /// An empty pack that reuses `buffer`, whatever it holds.
-    pub(crate) fn new(buffer: Vec<u8>) -> Self {
+    pub(crate) fn new(buffer: Aligned) -> Self {
         Self { buffer, used: 0, blobs: Vec::new(), hasher: Sha256::new() }
     }
 
@@ -118,7 +119,7 @@ impl PackBuilder {
     }
 
     /// Appends everything that `other` holds and returns its buffer.
-    pub(crate) fn absorb(&mut self, other: Self) -> Result<Vec<u8>, TooLarge> {
+    pub(crate) fn absorb(&mut self, other: Self) -> Result<Aligned, TooLarge> {
         for blob in &other.blobs {
             let start = blob.offset as usize;
             self.add_sealed(blob, &other.buffer[start..start + blob.length as usize])?;
@@ -130,7 +131,7 @@ impl PackBuilder {
         let end = self.used.checked_add(bytes)?;
         u32::try_from(end).ok()?;
         if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
+            self.buffer.resize(end);
         }
         Some(())
     }
@@ -150,7 +151,7 @@ impl PackBuilder {
         let length = u32::try_from(header.len()).expect("a header is far smaller than its pack");
         let end = self.used + header.len() + LENGTH_FIELD;
         if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
+            self.buffer.resize(end);
         }
         let (place, tail) = self.buffer[self.used..end].split_at_mut(header.len());
         place.copy_from_slice(&header);
@@ -245,7 +246,7 @@ mod tests {
             (any::<bool>(), proptest::collection::vec(0..4_u8, 0..3000)), 1..20), cut in 0..20_usize) {
             let key = Key::new(&Secrets::random());
             let mut zstd = Compressor::new(1).unwrap();
-            let (mut first, mut second) = (PackBuilder::new(vec![7; 10]), PackBuilder::new(Vec::new()));
+            let (mut first, mut second) = (PackBuilder::new(Aligned::zeroed(10)), PackBuilder::new(Aligned::default()));
             for (number, (tree, plain)) in blobs.iter().enumerate() {
                 let kind = if *tree { BlobKind::Tree } else { BlobKind::Data };
                 let pack = if number < cut { &mut first } else { &mut second };
@@ -261,6 +262,7 @@ mod tests {
             for (entry, (_, expected)) in listed.iter().zip(&blobs) {
                 let start = entry.offset as usize;
                 let mut sealed = pack.bytes()[start..start + entry.length as usize].to_vec();
+                plain.resize(entry.plain_length(), 0);
                 unseal_blob(&key, entry, &mut sealed, &mut plain).unwrap();
                 prop_assert_eq!(&plain, expected);
             }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use crate::backend::{BackendError, FileKind, FileName};
 use crate::blob::BlobKind;
+use crate::direct::Aligned;
 use crate::id::{Digest, FileId};
 use crate::index::{BLOBS_PER_FILE, IndexFile, IndexPack, for_each_file};
 use crate::lock::{Lock, LockError, LockKind};
@@ -172,14 +173,14 @@ impl Repository {
         let store = &self.inner.store;
         let counter = Counter::new(watch, Stage::Repack, repack.len());
         let written = Mutex::new(Vec::new());
-        let write = |pack: PackBuilder| -> Result<Vec<u8>, PruneError> {
+        let write = |pack: PackBuilder| -> Result<Aligned, PruneError> {
             let pack = pack.finish(&store.key);
             store.backend.write(&FileName::pack(pack.listing.id), pack.bytes())?;
             let (listing, buffer) = pack.into_parts();
             written.lock().expect("pushing to a list does not panic").push(listing);
             Ok(buffer)
         };
-        let open = || [PackBuilder::new(Vec::new()), PackBuilder::new(Vec::new())];
+        let open = || [PackBuilder::new(Aligned::default()), PackBuilder::new(Aligned::default())];
         let rest = parallel::each_with(store.workers(), repack, open, |[data, trees], pack| {
             let (mut sealed, mut opened, mut plain) = (Vec::new(), Vec::new(), Vec::new());
             for blob in &pack.used {
@@ -190,13 +191,14 @@ impl Repository {
                     .read_range(&name, u64::from(blob.offset), &mut sealed)
                     .map_err(ReadError::from)?;
                 opened.clone_from(&sealed);
+                plain.resize(blob.plain_length(), 0);
                 unseal_blob(&store.key, blob, &mut opened, &mut plain).map_err(|damage| {
                     ReadError::DamagedBlob { kind: blob.kind, digest: blob.id, pack: pack.id, damage }
                 })?;
                 let target = if blob.kind == BlobKind::Data { &mut *data } else { &mut *trees };
                 target.add_sealed(blob, &sealed)?;
                 if target.is_full() {
-                    let full = std::mem::replace(target, PackBuilder::new(Vec::new()));
+                    let full = std::mem::replace(target, PackBuilder::new(Aligned::default()));
                     *target = PackBuilder::new(write(full)?);
                 }
             }

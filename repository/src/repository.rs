@@ -12,7 +12,7 @@ use crate::index::SharedIndex;
 use crate::lock::{Lock, LockError, LockKind};
 use crate::parallel;
 use crate::snapshot::Snapshot;
-use crate::store::{Damage, ReadError, Store};
+use crate::store::{Damage, ReadError, Room, Store};
 use crate::tree::{Content, Node, Tree};
 
 /// An open repository. Cloning is cheap, and all clones share one index; every method may be called from many
@@ -94,7 +94,7 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Self::load_blob`]; the content of the buffer is then undefined.
-    pub fn load_blob_into(&self, digest: &Digest, plain: &mut Vec<u8>) -> Result<(), ReadError> {
+    pub fn load_blob_into(&self, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
         self.inner.load(BlobKind::Data, digest, plain)
     }
 
@@ -260,7 +260,7 @@ impl Inner {
     }
 
     /// Reads a blob; looks for a newer index once when the blob, or the pack it should be in, is not there.
-    fn load(&self, kind: BlobKind, digest: &Digest, plain: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn load(&self, kind: BlobKind, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
         let generation = self.index.generation();
         match self.try_load(kind, digest, plain) {
             Err(ReadError::MissingBlob { .. } | ReadError::Backend(BackendError::NotFound { .. })) => {
@@ -271,9 +271,9 @@ impl Inner {
         }
     }
 
-    fn try_load(&self, kind: BlobKind, digest: &Digest, plain: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn try_load(&self, kind: BlobKind, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
         let (pack, blob) =
             self.index.find(kind, digest).ok_or(ReadError::MissingBlob { kind, digest: *digest })?;
-        self.store.read_blob(pack, &blob, plain)
+        self.store.read_blob(pack, &blob, plain.make(blob.plain_length()))
     }
 }

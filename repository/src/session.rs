@@ -3,7 +3,7 @@
 //! The order on the storage is packs, index, snapshot, each durable before the next; a session that is dropped
 //! without a commit leaves packs that nothing refers to, and the next prune removes them.
 //!
-//! Memory: one open pack (17 MiB with chunks of 1 MiB) for each thread that saves at the same time and each kind of
+//! Memory: one open pack (17 MiB with chunks of up to 1 MiB) for each thread that saves at the same time and each kind of
 //! blob, two packs in the queue, one at each writer, two spare buffers. With two saving threads and two writers that
 //! is at most 10 x 17 MiB, of which only touched pages count; over a network four writers hold two packs each. Besides that about 40 bytes for each blob that is in no
 //! index file yet. Knows nothing of what the chunks mean.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::backend::{Backend, BackendError, FileKind, FileName};
 use crate::blob::{BlobEntry, BlobKind};
 use crate::crypto::Key;
+use crate::direct::Aligned;
 use crate::id::{Digest, FileId, PackId, SnapshotId};
 use crate::parallel;
 
@@ -96,6 +97,26 @@ pub enum ReadError {
     },
 }
 
+/// Memory that a blob is read into.
+pub trait Room {
+    /// Has this many bytes from now on, whatever they are.
+    fn make(&mut self, length: usize) -> &mut [u8];
+}
+
+impl Room for Vec<u8> {
+    fn make(&mut self, length: usize) -> &mut [u8] {
+        self.resize(length, 0);
+        self
+    }
+}
+
+impl Room for Aligned {
+    fn make(&mut self, length: usize) -> &mut [u8] {
+        self.resize(length);
+        self
+    }
+}
+
 /// A backend and the master key of the repository in it.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -144,12 +165,12 @@ impl Store {
         parsed.map_err(|error| damaged(Damage::malformed(&error)))
     }
 
-    /// Reads one blob of a pack into `plain`, replacing what it held; proves the tag and the digest.
+    /// Reads one blob of a pack into `plain`, which is as long as the blob; proves the tag and the digest.
     pub(crate) fn read_blob(
         &self,
         pack: PackId,
         blob: &BlobEntry,
-        plain: &mut Vec<u8>,
+        plain: &mut [u8],
     ) -> Result<(), ReadError> {
         thread_local! {
             static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -169,25 +190,26 @@ impl Store {
     }
 }
 
-/// Turns the sealed bytes of one blob into plain ones; `sealed` is used up as scratch space.
+/// Turns the sealed bytes of one blob into plain ones, as many as the blob has; `sealed` is used up as scratch space.
 pub(crate) fn unseal_blob(
     key: &Key,
     blob: &BlobEntry,
     sealed: &mut [u8],
-    plain: &mut Vec<u8>,
+    plain: &mut [u8],
 ) -> Result<(), Damage> {
     thread_local! {
         static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::default();
     }
     let opened = key.open(sealed).map_err(|_| Damage::NotAuthentic)?;
-    plain.clear();
     if blob.raw_length == 0 {
-        plain.extend_from_slice(opened);
+        plain.copy_from_slice(opened);
     } else {
-        plain.reserve(blob.raw_length as usize);
-        DECOMPRESSOR
+        let length = DECOMPRESSOR
             .with_borrow_mut(|zstd| zstd.decompress_to_buffer(opened, plain))
             .map_err(|error| Damage::malformed(&format!("zstd: {error}")))?;
+        if length != plain.len() {
+            return Err(Damage::malformed(&format!("{length} bytes where the index says {}", plain.len())));
+        }
     }
     let found = Digest::of(plain);
     if found == blob.id { Ok(()) } else { Err(Damage::WrongDigest { found: found.to_string() }) }

@@ -8,8 +8,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use repository::{
-    BlobKind, InitOptions, LockError, LockKind, PruneError, PruneOptions, Repository, SessionOptions,
-    unwatched,
+    BlobKind, DEFAULT_CHUNK_SIZE, InitOptions, LockError, LockKind, PruneError, PruneOptions, Repository,
+    SessionOptions, unwatched,
 };
 use support::*;
 
@@ -61,7 +61,7 @@ fn we_read_after_restic_has_forgotten_and_pruned() {
     let again = backup(&place.repository, "vda", &first, "again");
     assert!(read_file(&place.reopened(), again, "disks/vda") == first);
     restic(&place.path(), &["check", "--read-data"]);
-    assert_eq!(place.reopened().chunk_size(), 1 << 20);
+    assert_eq!(place.reopened().chunk_size(), DEFAULT_CHUNK_SIZE);
 }
 
 #[test]
@@ -80,6 +80,7 @@ fn we_open_and_extend_what_restic_made() {
     restic(&repo, &["backup", "--tag", "theirs", source.to_str().unwrap()]);
 
     let repository = Repository::open(local(&repo), PASSWORD).unwrap();
+    assert_eq!(repository.chunk_size(), 1 << 20, "its configuration does not say");
     let found = repository.snapshots_with_tag("theirs").unwrap();
     assert_eq!(found.len(), 1);
     let path = format!("{}/sub\nfolder/b\\\"c", source.display());

@@ -158,10 +158,10 @@ fn vms_and_repositories() {
     let second = site.path("second");
     let password = site.password();
     let words =
-        ["repo", "add", "second", "--path", &second, "--password-file", &password, "--chunk-size", "256K"];
+        ["repo", "add", "second", "--path", &second, "--password-file", &password, "--chunk-size", "512K"];
     let created = site.backstay.ok(&words);
     has_shape(&created, &repository(true));
-    assert_eq!((&created["created"], &created["chunk_size"]), (&json!(true), &json!(256 << 10)));
+    assert_eq!((&created["created"], &created["chunk_size"]), (&json!(true), &json!(512 << 10)));
     has_shape(&site.backstay.ok(&["repo", "list"]), &json!([repository(false)]));
     let checked = site.backstay.ok(&["repo", "check", REPO, "--read-data"]);
     assert_eq!(checked, json!({ "ok": true, "problems": [] }));

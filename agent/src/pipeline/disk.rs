@@ -11,12 +11,12 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use repository::{Digest, ReadError, WriteError};
 
-use super::crew::{Abandoned, Crew};
+use super::RANGE_BYTES;
+use super::crew::{Abandoned, Crew, cores};
 use super::hash::{Hashed, Sink};
 use super::layout::{Layout, Part};
 use super::plan::{Plan, Range, plan};
-use super::view::{View, ViewError};
-use super::{BUFFER_BYTES, RANGE_BYTES};
+use super::view::{READS, View, ViewError};
 use crate::nbd::Extent;
 
 /// How long nothing may come of anything before the repository's storage counts as hung.
@@ -156,6 +156,11 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Broke
     tokio::time::timeout(STALL_LIMIT, work).await.map_err(|_| Broken::Stalled(STALL_LIMIT))
 }
 
+/// Ranges on their way at a time: those that are read, and two for each core, so that none waits for the next.
+pub(crate) fn ranges() -> usize {
+    READS + 2 * cores()
+}
+
 /// Chunks in one range.
 fn range_chunks(layout: Layout) -> usize {
     (RANGE_BYTES / layout.chunk_bytes() as usize).max(1)
@@ -194,8 +199,7 @@ impl<'a, L: Ledger> Copy<'a, L> {
 
     /// Sets ranges under way as long as there are buffers for them.
     fn fill(&mut self) {
-        let range_bytes = range_chunks(self.layout) * self.layout.chunk_bytes() as usize;
-        while self.running.len() < BUFFER_BYTES / range_bytes {
+        while self.running.len() < ranges() {
             let Some((part, range)) = self.backlog.pop_front() else { return };
             let buffer = self.spare.pop().unwrap_or_default();
             let (view, crew, sink) = (self.view, self.pipeline.crew, Arc::clone(self.pipeline.sink));

@@ -1,7 +1,7 @@
 //! Where the chunks and the parts of a disk lie: arithmetic, and nothing else.
 //!
 //! Chunks have one size and begin at the disk's start; only the last may be shorter. A disk of up to [`WHOLE_BYTES`]
-//! is one part, which is one file of the restore point; a larger one is cut into parts of [`PART_BYTES`]. Knows
+//! is one part, which is one file of the restore point; a larger one is cut into parts of [`PART_CHUNKS`]. Knows
 //! nothing of how either is read or stored.
 
 use crate::nbd::Extent;
@@ -9,8 +9,11 @@ use crate::nbd::Extent;
 /// The largest disk that is stored as one file, in bytes.
 pub const WHOLE_BYTES: u64 = 64 << 30;
 
-/// Bytes of one part of a larger disk. Every allowed chunk size divides it.
-pub const PART_BYTES: u64 = 1 << 30;
+/// Chunks in one part of a larger disk: a part's list takes about 35 KiB in the repository, whatever the chunks' size.
+pub const PART_CHUNKS: u32 = 1024;
+
+/// The most bytes that are surveyed at a time. Every allowed chunk size divides it.
+const STRETCH_BYTES: u64 = 1 << 30;
 
 /// A disk, cut up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +47,12 @@ impl Layout {
         self.disk_bytes <= WHOLE_BYTES
     }
 
-    /// How many chunks lie in [`PART_BYTES`] of the disk, whether it is stored whole or not.
-    #[must_use]
-    pub fn section_chunks(self) -> usize {
-        usize::try_from(PART_BYTES).expect("1 GiB is few bytes") / self.chunk_bytes as usize
-    }
-
     /// The parts, in order: one for a disk that is stored whole, even an empty one.
     pub fn parts(self) -> impl ExactSizeIterator<Item = Part> {
-        let step = if self.is_whole() { WHOLE_BYTES } else { PART_BYTES };
-        let count = u32::try_from(self.disk_bytes.div_ceil(step).max(1)).expect("4 billion parts are 4 EiB");
+        let part_bytes = u64::from(PART_CHUNKS) * u64::from(self.chunk_bytes);
+        let step = if self.is_whole() { WHOLE_BYTES } else { part_bytes };
+        let count =
+            u32::try_from(self.disk_bytes.div_ceil(step).max(1)).expect("4 billion parts are 256 PiB");
         (0..count).map(move |number| {
             let offset = u64::from(number) * step;
             Part { number, offset, length: step.min(self.disk_bytes - offset), chunk_bytes: self.chunk_bytes }
@@ -102,12 +101,12 @@ impl Part {
         place((extent.offset - self.offset) / chunk)..place((extent.end() - self.offset).div_ceil(chunk))
     }
 
-    /// The stretches in which the part is surveyed: at most [`PART_BYTES`] each, so that the map of a fragmented
+    /// The stretches in which the part is surveyed: at most [`STRETCH_BYTES`] each, so that the map of a fragmented
     /// disk is never held whole.
     pub fn stretches(self) -> impl Iterator<Item = Extent> {
-        (0..self.length.div_ceil(PART_BYTES)).map(move |number| {
-            let from = number * PART_BYTES;
-            Extent::new(self.offset + from, PART_BYTES.min(self.length - from))
+        (0..self.length.div_ceil(STRETCH_BYTES)).map(move |number| {
+            let from = number * STRETCH_BYTES;
+            Extent::new(self.offset + from, STRETCH_BYTES.min(self.length - from))
         })
     }
 }
@@ -127,6 +126,16 @@ mod tests {
         assert_eq!(parts.len(), 65);
         assert_eq!((parts[64].offset, parts[64].length, parts[64].chunks()), (WHOLE_BYTES, 1, 1));
         assert_eq!(parts.iter().map(|part| part.length).sum::<u64>(), WHOLE_BYTES + 1);
+    }
+
+    #[test]
+    fn a_part_has_as_many_chunks_whatever_their_size() {
+        for chunk_bytes in [64 << 10, 256 << 10, 1 << 20, 8 << 20] {
+            let part = Layout::new(WHOLE_BYTES + 1, chunk_bytes).parts().next().expect("there is always one");
+            assert_eq!(part.chunks(), 1024, "{chunk_bytes}");
+            let surveyed = part.stretches().map(|stretch| stretch.length).sum::<u64>();
+            assert_eq!(surveyed, part.length, "{chunk_bytes}");
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! ([`view`]), and a crew of threads, one for each core, hashes what was read and hands what is new to the session,
 //! which compresses and seals it on the same thread ([`crew`], [`hash`]). What binds the stages is [`disk`].
 //!
-//! Memory, whatever the disk's size: at most [`BUFFER_BYTES`] of ranges between the socket and the session, the
-//! session's own packs (see `repository`), and 32 bytes for each chunk of the part in hand: 2 MiB for a disk of 64 GiB
-//! in chunks of 1 MiB, 32 KiB for each part of a larger one, of which few are open at a time.
+//! Memory, whatever the disk's size: [`disk::ranges`] of [`RANGE_BYTES`] between the socket and the session, 12 MiB with
+//! two cores; the session's own packs (see `repository`); and 32 bytes for each chunk of the part in hand: 8 MiB for a
+//! disk of 64 GiB in chunks of 256 KiB, 32 KiB for each part of a larger one, of which few are open at a time.
 //!
 //! Knows nothing of restore points, proofs, QMP or the journal.
 
@@ -19,8 +19,6 @@ pub(crate) mod layout;
 pub(crate) mod plan;
 pub(crate) mod view;
 
-/// Bytes of the ranges that are on their way at a time.
-pub(crate) const BUFFER_BYTES: usize = 64 << 20;
-
-/// Bytes of a range, unless one chunk is larger. Far enough to hide a round trip, short enough to balance the cores.
-pub(crate) const RANGE_BYTES: usize = 4 << 20;
+/// Bytes of a range, unless one chunk is larger. Long enough to be worth a request, and so short that what was read is
+/// hashed and compressed while it still lies in the processor's caches.
+pub(crate) const RANGE_BYTES: usize = 1 << 20;

@@ -20,7 +20,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// Reads on their way at a time: enough to hide their latency, and so few that together they meet the limit of each
 /// even where the storage gives half a megabyte in a second.
-const READS: usize = 8;
+pub(crate) const READS: usize = 8;
 
 /// Connections to one export, where it allows several: one socket keeps about one core busy.
 const CONNECTIONS: usize = 2;

@@ -2,10 +2,10 @@
 //!
 //! All calls block, and come from several threads. Knows nothing of what is written.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, MutexGuard};
 
+use repository::Direct;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
 use tokio::runtime::Handle;
 
@@ -14,7 +14,7 @@ use crate::nbd::{Extent, Nbd, NbdError};
 /// An image of which any part can be written and read.
 pub(super) trait Image: Sync {
     /// Fills the buffer from `offset`.
-    fn read(&self, offset: u64, buffer: &mut Vec<u8>) -> io::Result<()>;
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -33,13 +33,13 @@ pub(super) trait Image: Sync {
 /// A raw image file or a block device.
 #[derive(Debug)]
 pub(super) struct RawImage {
-    pub(super) file: File,
+    pub(super) file: Direct,
     /// Whether holes can be asked for: not of a block device.
     pub(super) is_file: bool,
 }
 
 impl Image for RawImage {
-    fn read(&self, offset: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
     }
 
@@ -49,7 +49,7 @@ impl Image for RawImage {
 
     fn zero(&self, extent: Extent) -> io::Result<()> {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, hole, extent.offset, extent.length) {
+        match fallocate(self.file.file(), hole, extent.offset, extent.length) {
             Ok(()) => Ok(()),
             // Not every filesystem and device can.
             Err(_) => {
@@ -64,7 +64,7 @@ impl Image for RawImage {
             return Ok(false);
         }
         // All reads and writes name their offset, so the file's position is nobody's.
-        match seek(&self.file, SeekFrom::Data(extent.offset)) {
+        match seek(self.file.file(), SeekFrom::Data(extent.offset)) {
             Ok(data) => Ok(data >= extent.end()),
             Err(rustix::io::Errno::NXIO) => Ok(true),
             Err(_) => Ok(false),
@@ -72,9 +72,10 @@ impl Image for RawImage {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        // An advice: where it is not taken, reading back proves the page cache only.
-        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        self.file.file().sync_all()?;
+        // For what went through the page cache after all. An advice: where it is not taken, reading back proves the
+        // page cache only.
+        let _ = fadvise(self.file.file(), 0, None, Advice::DontNeed);
         Ok(())
     }
 }
@@ -84,9 +85,19 @@ impl Image for RawImage {
 pub(super) struct NbdImage {
     pub(super) runtime: Handle,
     pub(super) connection: Nbd,
+    /// Buffers of the threads that read, to be used again.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 impl NbdImage {
+    pub(super) fn new(runtime: Handle, connection: Nbd) -> Self {
+        Self { runtime, connection, spare: Mutex::default() }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().expect("taking from a list and adding to it do not panic")
+    }
+
     fn wait<T>(&self, request: impl Future<Output = Result<T, NbdError>>) -> io::Result<T> {
         self.runtime.block_on(request).map_err(|error| {
             let full =
@@ -97,8 +108,12 @@ impl NbdImage {
 }
 
 impl Image for NbdImage {
-    fn read(&self, offset: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
-        *buffer = self.wait(self.connection.read(offset, std::mem::take(buffer)))?;
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut bytes = self.spare().pop().unwrap_or_default();
+        bytes.resize(buffer.len(), 0);
+        let bytes = self.wait(self.connection.read(offset, bytes))?;
+        buffer.copy_from_slice(&bytes);
+        self.spare().push(bytes);
         Ok(())
     }
 

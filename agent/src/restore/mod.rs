@@ -282,7 +282,7 @@ async fn through_daemon(
     let at_fault = move |error| if before == Before::Something { halfway(error) } else { error };
     let image = path.to_owned();
     let (daemon, connection) = Daemon::serve(path, Access::ReadWrite, &folder).await?;
-    let writer = NbdImage { runtime: tokio::runtime::Handle::current(), connection };
+    let writer = NbdImage::new(tokio::runtime::Handle::current(), connection);
     let written = work(task, Arc::clone(&opened), move |source, pace| {
         fits(&writer, &image, source)?;
         work::write(source, &writer, before, pace).map_err(at_fault)
@@ -296,7 +296,7 @@ async fn through_daemon(
     let written = written?;
     stopped?;
     let (daemon, connection) = Daemon::serve(path, Access::ReadOnly, &folder).await.map_err(at_fault)?;
-    let reader = NbdImage { runtime: tokio::runtime::Handle::current(), connection };
+    let reader = NbdImage::new(tokio::runtime::Handle::current(), connection);
     let verify = work(task, opened, move |source, pace| {
         pace.second_half(source);
         work::verify(source, &reader, pace)

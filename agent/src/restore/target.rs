@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use journal::IntentId;
 use journal::effect::Restore;
+use repository::Direct;
 use rustix::fs::{
     CWD, FlockOperation, OFlags, RenameFlags, XattrFlags, fcntl_lock, fsetxattr, getxattr, renameat_with,
 };
@@ -73,7 +74,7 @@ impl PartFile {
             let file =
                 OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&self.path)?;
             file.set_len(size)?;
-            Ok(RawImage { file, is_file: true })
+            Ok(RawImage { file: Direct::new(file), is_file: true })
         };
         open().map_err(|error| RestoreError::file(&self.path, error))
     }
@@ -148,5 +149,5 @@ pub(super) fn open_in_place(path: &Path, size: u64) -> Result<RawImage, RestoreE
     if found != size {
         return Err(RestoreError::size(path, found, size));
     }
-    Ok(RawImage { file, is_file: kind.is_file() })
+    Ok(RawImage { file: Direct::new(file), is_file: kind.is_file() })
 }

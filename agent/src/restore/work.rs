@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use repository::Digest;
+use repository::{Aligned, Digest};
 
 use super::RestoreError;
 use super::image::Image;
@@ -83,13 +83,13 @@ fn holds(
     source: &Source,
     image: &impl Image,
     piece: &Piece,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Aligned,
 ) -> Result<bool, RestoreError> {
     let zero = source.is_zero(piece);
     if image.is_hole(piece.extent).map_err(RestoreError::Image)? && zero {
         return Ok(true);
     }
-    buffer.resize(length(piece)?, 0);
+    buffer.resize(length(piece)?);
     image.read(piece.extent.offset, buffer).map_err(RestoreError::Image)?;
     Ok(if zero { is_zero(buffer) } else { Digest::of(buffer) == piece.digest })
 }
@@ -98,7 +98,7 @@ fn write_new(
     source: &Source,
     image: &impl Image,
     piece: &Piece,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Aligned,
 ) -> Result<u64, RestoreError> {
     if source.is_zero(piece) {
         return Ok(0);
@@ -116,7 +116,7 @@ fn write_different(
     source: &Source,
     image: &impl Image,
     piece: &Piece,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Aligned,
 ) -> Result<u64, RestoreError> {
     if holds(source, image, piece, buffer)? {
         return Ok(0);
@@ -138,12 +138,12 @@ fn length(piece: &Piece) -> Result<usize, RestoreError> {
 fn each(
     source: &Source,
     pace: &Pace<'_>,
-    deal: impl Fn(&Piece, &mut Vec<u8>) -> Result<(), RestoreError> + Sync,
+    deal: impl Fn(&Piece, &mut Aligned) -> Result<(), RestoreError> + Sync,
 ) -> Result<(), RestoreError> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let failure = Mutex::new(None::<RestoreError>);
     let toil = || {
-        let mut buffer = Vec::new();
+        let mut buffer = Aligned::default();
         while let (false, Some(piece)) =
             (stop.load(Ordering::Relaxed), source.pieces.get(next.fetch_add(1, Ordering::Relaxed)))
         {
@@ -158,7 +158,8 @@ fn each(
         }
     };
     thread::scope(|scope| {
-        for _ in 1..cores() {
+        // Half of them wait for the image's storage, past any cache.
+        for _ in 1..2 * cores() {
             scope.spawn(toil);
         }
         toil();

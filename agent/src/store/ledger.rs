@@ -1,7 +1,7 @@
 //! The two ways in which a disk's digests become nodes of the snapshot's tree: one file, or a folder of parts.
 //!
 //! With a parent, what did not change is taken from its nodes. All that is taken over is looked up in the index first,
-//! unchanged parts too (about a second for a terabyte), so that a point never refers to a chunk that the repository lost.
+//! unchanged parts too (some seconds for a terabyte in chunks of 256 KiB), so that a point never refers to a chunk that the repository lost.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,7 +10,7 @@ use repository::{BlobKind, Content, Digest, Node, Session, Tree, TreeBuilder, Tr
 
 use super::proof::{Fingerprint, fingerprint};
 use crate::pipeline::disk::{Broken, Ledger};
-use crate::pipeline::layout::{Layout, Part};
+use crate::pipeline::layout::{Layout, PART_CHUNKS, Part};
 
 /// The one file in the folder of a part.
 pub(crate) const PART_FILE: &str = "part";
@@ -90,7 +90,7 @@ impl DiskLedger {
             None => Ok(Vec::new()),
             Some(ParentDisk::Whole(chunks)) => {
                 self.layout.parts().try_for_each(|part| fits(part, chunks))?;
-                let sections = chunks.chunks(self.layout.section_chunks());
+                let sections = chunks.chunks(PART_CHUNKS as usize);
                 Ok(sections.map(|section| section.iter().any(|digest| !zeros.contains(digest))).collect())
             }
             Some(ParentDisk::Parts(parts)) => {
@@ -108,7 +108,7 @@ impl DiskLedger {
         match &self.parent {
             None => Ok(Vec::new()),
             Some(ParentDisk::Whole(chunks)) => {
-                let mut sections = chunks.chunks(self.layout.section_chunks());
+                let mut sections = chunks.chunks(PART_CHUNKS as usize);
                 Ok(sections.nth(section).unwrap_or_default().to_vec())
             }
             Some(ParentDisk::Parts(parts)) => {

@@ -11,8 +11,8 @@ use super::view::{AddRepository, ChangeKeys, RateView, RepositoryView, Submitted
 use super::{Answer, Api};
 use crate::drive::Refusal;
 
-/// The chunk size when none is asked for: 1 MiB.
-const CHUNK_BYTES: u32 = 1 << 20;
+/// The chunk size when none is asked for.
+const CHUNK_BYTES: u32 = 256 << 10;
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
 /// The lowest limit of bandwidth, in bytes a second.

@@ -132,7 +132,7 @@ pub struct AddRepository {
     pub path: String,
     /// The password file's absolute path.
     pub password_file: String,
-    /// The chunk size for a new one, bytes; 1 MiB by default.
+    /// The chunk size for a new one, bytes; 256 KiB by default.
     pub chunk_size: Option<u32>,
     /// Whether nothing is to be removed from it, ever.
     #[serde(default)]

@@ -12,6 +12,7 @@ use zstd::bulk::Compressor;
 
 use super::WriteError;
 use crate::blob::BlobKind;
+use crate::direct::Aligned;
 use crate::id::{Digest, IdSet};
 use crate::index::IndexPack;
 use crate::lock::Lock;
@@ -59,7 +60,7 @@ pub(super) struct State {
     /// Packs and index files being written now.
     pub(super) writing: usize,
     /// Buffers to be used again.
-    pub(super) spare: Vec<Vec<u8>>,
+    pub(super) spare: Vec<Aligned>,
     /// Durable packs that no index file lists yet.
     pub(super) written: Vec<IndexPack>,
     pub(super) failure: Option<WriteError>,
@@ -163,11 +164,9 @@ impl Shared {
     }
 
     /// Fresh zeroed pages: the system gives them when they are first touched.
-    fn new_buffer(&self) -> Vec<u8> {
-        vec![
-            0;
-            TARGET_SIZE + zstd::zstd_safe::compress_bound(self.repository.chunk_size() as usize) + HEADER_ROOM
-        ]
+    fn new_buffer(&self) -> Aligned {
+        let largest = zstd::zstd_safe::compress_bound(self.repository.chunk_size() as usize);
+        Aligned::zeroed(TARGET_SIZE + largest + HEADER_ROOM)
     }
 
     /// Hands a finished pack to the writers; waits for room.

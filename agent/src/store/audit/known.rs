@@ -1,7 +1,8 @@
 //! What the parent has of single chunks, looked up as a sample asks for it: nothing is loaded that is not drawn.
 //!
-//! A disk is seen in sections of 1 GiB, whether it is stored whole or in parts. Those that hold nothing but zeros are
-//! told by their fingerprints, so that a sample of a sparse disk finds its data. Knows nothing of the view.
+//! A disk is seen in sections of as many chunks as a part has, whether it is stored whole or in parts. Those that hold
+//! nothing but zeros are told by their fingerprints, so that a sample of a sparse disk finds its data. Knows nothing of
+//! the view.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::super::ledger::DiskLedger;
 use crate::nbd::Extent;
 use crate::pipeline::crew::Crew;
 use crate::pipeline::disk::{Broken, in_time};
-use crate::pipeline::layout::Layout;
+use crate::pipeline::layout::{Layout, PART_CHUNKS};
 
 /// What the parent has of the disk.
 pub(super) struct Known<'a> {
@@ -51,7 +52,7 @@ impl<'a> Known<'a> {
     /// Where the `slot`-th chunk of a section lies; none beyond the disk's end.
     pub(super) fn place(&self, section: usize, slot: u64) -> Option<Extent> {
         let chunk = u64::from(self.layout.chunk_bytes());
-        let offset = ((section * self.layout.section_chunks()) as u64 + slot) * chunk;
+        let offset = (section as u64 * u64::from(PART_CHUNKS) + slot) * chunk;
         (offset < self.layout.disk_bytes())
             .then(|| Extent::new(offset, chunk.min(self.layout.disk_bytes() - offset)))
     }

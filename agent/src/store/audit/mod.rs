@@ -21,12 +21,16 @@ use super::ledger::DiskLedger;
 use crate::nbd::Extent;
 use crate::pipeline::crew::Crew;
 use crate::pipeline::disk::Broken;
+use crate::pipeline::layout::PART_CHUNKS;
 use crate::pipeline::view::View;
 use draw::Draw;
 use known::Known;
 
 /// Chunks that are read and hashed at a time: with the largest chunks, as much memory as the pipeline's ranges.
 const READS: usize = 8;
+
+/// Chunks in one section of a disk: as many as a part has, whether the disk is in parts or not.
+const SECTION: u64 = PART_CHUNKS as u64;
 
 /// What an audit came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +79,6 @@ struct Picked {
 struct Sample<'a> {
     view: &'a View,
     known: Known<'a>,
-    section_chunks: u64,
     /// How many more chunks the map may be asked about.
     questions_left: usize,
     picked: Vec<Picked>,
@@ -95,7 +98,6 @@ impl<'a> Sample<'a> {
         let mut sample = Self {
             view: subject.view,
             known,
-            section_chunks: subject.ledger.layout().section_chunks() as u64,
             questions_left: wanted.saturating_mul(8).max(64),
             picked: Vec::new(),
         };
@@ -111,10 +113,7 @@ impl<'a> Sample<'a> {
         let sections = self.known.sections(!zeros);
         let seed = Digest::of(format!("{seed} {}", if zeros { "zeros" } else { "data" }).as_bytes());
         let [a, b, c, d, e, f, g, h, ..] = seed.0;
-        let draw = Draw::new(
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            sections.len() as u64 * self.section_chunks,
-        );
+        let draw = Draw::new(u64::from_le_bytes([a, b, c, d, e, f, g, h]), sections.len() as u64 * SECTION);
         // A draw that is rejected in memory is cheap: enough of them for a disk of which a hundredth is of the kind.
         Lot { sections, zeros, draw: draw.take(wanted.saturating_mul(100).max(4096)) }
     }
@@ -123,8 +122,8 @@ impl<'a> Sample<'a> {
     async fn fill(&mut self, lot: &mut Lot, wanted: usize) -> Result<(), Broken> {
         while self.picked.len() < wanted && self.questions_left > 0 {
             let Some(number) = lot.draw.next() else { return Ok(()) };
-            let place = usize::try_from(number / self.section_chunks).expect("it numbers a section");
-            let (section, slot) = (lot.sections[place], number % self.section_chunks);
+            let place = usize::try_from(number / SECTION).expect("it numbers a section");
+            let (section, slot) = (lot.sections[place], number % SECTION);
             let Some(extent) = self.known.place(section, slot) else { continue };
             let Some(parents) = self.known.digest(section, slot).await? else { continue };
             if self.known.is_zero(parents) != lot.zeros {
