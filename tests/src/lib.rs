@@ -30,4 +30,5 @@ pub mod sequence;
 pub mod site;
 pub mod smtp;
 pub mod stage;
+pub mod violation;
 pub mod writer;

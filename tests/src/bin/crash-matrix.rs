@@ -3,15 +3,12 @@
 //! Cells are walked in batches, each on a stage of its own, in an order that follows from the seed; a cell that does not
 //! hold ends its batch's stage, whose files are kept for who looks into it.
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use std::{env, fs, panic, thread};
+use std::{env, fs, thread};
 
 use chrono::Utc;
 use rand::rngs::StdRng;
@@ -27,6 +24,7 @@ use tests::process::run;
 use tests::qsd;
 use tests::site::Site;
 use tests::stage::Stage;
+use tests::violation::{self, attempt, keep};
 
 /// Bytes of each disk: every second counts a thousand times.
 const SIZE: u64 = 4 << 20;
@@ -112,7 +110,7 @@ fn main() -> ExitCode {
     if !require_qemu() {
         return ExitCode::FAILURE;
     }
-    panic::set_hook(Box::new(|info| LAST_PANIC.with_borrow_mut(|last| *last = info.to_string())));
+    violation::catch();
     fs::create_dir_all(folder()).expect("the target folder takes a folder");
     let ground = Ground { machine: options.machine.clone(), qemu: version(), seed: options.seed };
     let results = Results::open(&options.results, options.resume);
@@ -129,17 +127,6 @@ fn folder() -> PathBuf {
 fn version() -> String {
     let said = run(tool("qemu-storage-daemon").arg("--version"), PATIENCE);
     said.split_whitespace().nth(2).unwrap_or("unknown").to_owned()
-}
-
-thread_local! {
-    /// Where this thread's last panic was and what it said.
-    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Does it, or answers how it went wrong.
-fn attempt<T>(what: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(what))
-        .map_err(|_: Box<dyn Any + Send>| LAST_PANIC.with_borrow(String::clone))
 }
 
 /// One run.
@@ -269,10 +256,9 @@ impl Walk {
                 Err(what) => {
                     println!("{cell}: VIOLATED after {millis} ms: {what}");
                     line.violation = Some(what);
-                    if let Some((mut stage, _)) = stage.take() {
-                        self.keep(cell, stage.as_mut());
-                        // Its log may hold what nobody expected: of a stage that is given up that says nothing new.
-                        let _ = attempt(|| drop(stage));
+                    if let Some((stage, _)) = stage.take() {
+                        let name = cell.to_string().replace(['/', ':'], ".");
+                        keep(stage, &folder().join("violations").join(name));
                     }
                 }
             }
@@ -281,17 +267,6 @@ impl Walk {
         if let Err(what) = attempt(|| drop(stage.take())) {
             println!("{}: VIOLATED by the log of a batch: {what}", operation.name());
         }
-    }
-
-    /// Keeps the server's folder, as it is, for who looks into a violation.
-    fn keep(&self, cell: &Cell, stage: &mut dyn Stage) {
-        let to = folder().join("violations").join(cell.to_string().replace(['/', ':'], "."));
-        let _ = fs::remove_dir_all(&to);
-        let _ = fs::create_dir_all(&to);
-        let server = stage.server();
-        server.kill();
-        let _ = tool("cp").arg("-a").arg(server.data()).arg(&to).status();
-        println!("  kept in {}", to.display());
     }
 
     fn conclude(&self) -> ExitCode {

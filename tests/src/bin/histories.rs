@@ -1,24 +1,23 @@
 //! Lives through random histories, one after the other, for a while: see `docs/crash-matrix.md`. Started by
 //! `scripts/random-histories`, which builds what it needs.
 
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, panic, thread};
+use std::{env, thread};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tests::guest;
 use tests::history::{Told, live};
-use tests::lab::{require_qemu, tool};
+use tests::lab::require_qemu;
 use tests::machine::Machine;
 use tests::qsd;
 use tests::site::Site;
 use tests::stage::Stage;
+use tests::violation::{self, attempt, keep};
 
 /// Bytes of each disk: every second counts.
 const SIZE: u64 = 4 << 20;
@@ -71,7 +70,7 @@ fn main() -> ExitCode {
     if !require_qemu() {
         return ExitCode::FAILURE;
     }
-    panic::set_hook(Box::new(|info| LAST_PANIC.with_borrow_mut(|last| *last = info.to_string())));
+    violation::catch();
     let run = Run { start: Instant::now(), next: AtomicU64::new(0), sum: Mutex::default(), options };
     thread::scope(|scope| {
         for _ in 0..run.options.jobs {
@@ -79,11 +78,6 @@ fn main() -> ExitCode {
         }
     });
     run.conclude()
-}
-
-thread_local! {
-    /// Where this thread's last panic was and what it said.
-    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// What came of all histories so far.
@@ -117,26 +111,21 @@ impl Run {
 
     fn history(&self, seed: u64) {
         let mut stage = None;
-        let lived = catch_unwind(AssertUnwindSafe(|| {
+        let lived = attempt(|| {
             let stage = stage.insert(self.stage(seed));
             live(stage.as_mut(), seed, self.options.steps)
-        }));
-        // Its log may hold what nobody expected: of a stage that is given up that says nothing new.
-        let violation = match lived {
-            Ok(told) => {
-                self.sum.lock().expect("nobody panics with the sum").told.add(&told);
-                catch_unwind(AssertUnwindSafe(|| drop(stage.take()))).err().map(|_| last_panic())
-            }
-            Err(_) => Some(last_panic()),
-        };
+        });
+        // A log in which there is what nobody expected is a violation too.
+        let told = lived.and_then(|told| attempt(|| drop(stage.take())).map(|()| told));
         let mut sum = self.sum.lock().expect("nobody panics with the sum");
         sum.histories += 1;
-        if let Some(what) = violation {
-            println!("seed {seed}: VIOLATED: {what}");
-            sum.violated.push(seed);
-            if let Some(mut stage) = stage.take() {
-                keep(seed, stage.as_mut());
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(stage)));
+        match told {
+            Ok(told) => sum.told.add(&told),
+            Err(what) => {
+                println!("seed {seed}: VIOLATED: {what}");
+                sum.violated.push(seed);
+                let to = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/histories/{seed}"));
+                stage.into_iter().for_each(|stage| keep(stage, &to));
             }
         }
     }
@@ -159,19 +148,4 @@ impl Run {
         println!("{} restore points proven; {} violations {violated:?}", told.points, violated.len());
         if violated.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
-}
-
-fn last_panic() -> String {
-    LAST_PANIC.with_borrow(String::clone)
-}
-
-/// Keeps the server's folder, as it is, for who looks into a violation.
-fn keep(seed: u64, stage: &mut dyn Stage) {
-    let to: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/histories/{seed}"));
-    let _ = fs::remove_dir_all(&to);
-    let _ = fs::create_dir_all(&to);
-    let server = stage.server();
-    server.kill();
-    let _ = tool("cp").arg("-a").arg(server.data()).arg(&to).status();
-    println!("  kept in {}", to.display());
 }
