@@ -84,34 +84,31 @@ impl Local {
             sync_folder(folder.parent().unwrap_or(&self.root))?;
             make_nameless(folder)
         });
-        match made? {
-            Some(file) => {
-                fill(&file, bytes)?;
-                if !name(&file, path)? {
-                    self.write_temporary(path, bytes, settle)?;
-                }
-            }
-            None => self.write_temporary(path, bytes, settle)?,
+        let named = match made? {
+            Some(file) => fill(&file, bytes).and_then(|()| name(&file, path))?,
+            None => false,
+        };
+        if !named {
+            write_temporary(path, bytes, settle)?;
         }
         sync_folder(folder)
     }
+}
 
-    /// By way of a temporary name. Without `settle` having succeeded nothing remains.
-    fn write_temporary(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        settle: impl FnOnce(&Path, &Path) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
-        let temporary = PathBuf::from(temporary);
-        let made = OpenOptions::new().write(true).create_new(true).mode(FINAL).open(&temporary);
-        made.and_then(|file| fill(&file, bytes)).and_then(|()| settle(&temporary, path)).inspect_err(|_| {
-            // Best effort: what stays is swept by the next prune.
-            let _ = fs::remove_file(&temporary);
-        })
-    }
+/// By way of a temporary name. Without `settle` having succeeded nothing remains.
+fn write_temporary(
+    path: &Path,
+    bytes: &[u8],
+    settle: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
+    let temporary = PathBuf::from(temporary);
+    let made = OpenOptions::new().write(true).create_new(true).mode(FINAL).open(&temporary);
+    made.and_then(|file| fill(&file, bytes)).and_then(|()| settle(&temporary, path)).inspect_err(|_| {
+        // Best effort: what stays is swept by the next prune.
+        let _ = fs::remove_file(&temporary);
+    })
 }
 
 /// Opens a file that is in no folder (open(2), `O_TMPFILE`), or nothing where the file system has no such files.

@@ -13,15 +13,15 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::backstay::Backstay;
+use crate::invariants;
 use crate::lab::{PATIENCE, until};
 use crate::matrix::cell::{self, Expected, KILLED, Ledger};
 use crate::matrix::operation::{Commands, checkpoints, commands};
 use crate::matrix::strike::Client;
 use crate::point::Point;
-use crate::stage::{Stage, prove};
+use crate::stage::{Stage, prove, restore_target};
 
 /// The longest from the first command of a step to the blow: about what the commands take.
 const LATEST: u64 = 1500;
@@ -165,12 +165,9 @@ impl History<'_> {
         let chain: Vec<String> = checkpoints(self.stage).into_iter().map(|(name, _)| name).collect();
         let point = points.choose(&mut self.random).map(|point| point.id.clone()).unwrap_or_default();
         let checkpoint = chain.choose(&mut self.random).cloned();
-        let folder = self.stage.new_folder().to_string_lossy().into_owned();
         let first = points.first().map(|point| point.id.clone()).unwrap_or_default();
-        let to = match &self.stage.disks()[..] {
-            [disk] => format!("{folder}/{disk}.img"),
-            _ => folder,
-        };
+        let to = restore_target(&self.stage.new_folder(), &self.stage.disks());
+        let to = to.to_string_lossy();
         let since = checkpoint.unwrap_or_default();
         let any: &[(&'static str, u32, Commands)] = &[
             ("backup", 25, commands(&[&["backup", "vm", "--wait"]])),
@@ -325,9 +322,7 @@ impl History<'_> {
 fn until_rest(server: &Backstay) {
     until("all jobs are over", 2 * PATIENCE, || {
         resume_what_rests(server);
-        let jobs = server.ok(&["job", "list"]);
-        let over = |job: &Value| matches!(job["state"].as_str(), Some("done" | "failed" | "cancelled"));
-        jobs.as_array().expect("a list of jobs").iter().all(over).then_some(())
+        invariants::rests(server).then_some(())
     });
 }
 

@@ -17,12 +17,15 @@ const OURS: &str = "backstay.";
 /// Waits until no job is queued, running or paused.
 #[track_caller]
 pub fn until_rest(backstay: &Backstay) {
-    until("all jobs are over", 2 * PATIENCE, || {
-        let jobs = backstay.ok(&["job", "list"]);
-        let jobs = jobs.as_array().expect("a list of jobs");
-        let open = |job: &Value| !matches!(job["state"].as_str(), Some("done" | "failed" | "cancelled"));
-        (!jobs.iter().any(open)).then_some(())
-    });
+    until("all jobs are over", 2 * PATIENCE, || rests(backstay).then_some(()));
+}
+
+/// Whether no job is queued, running or paused.
+#[track_caller]
+pub fn rests(backstay: &Backstay) -> bool {
+    let jobs = backstay.ok(&["job", "list"]);
+    let over = |job: &Value| matches!(job["state"].as_str(), Some("done" | "failed" | "cancelled"));
+    jobs.as_array().expect("a list of jobs").iter().all(over)
 }
 
 /// Checks, while Backstay rests, that nothing of a backup is left anywhere, that QEMU's bitmaps are the journal's

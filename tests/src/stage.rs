@@ -75,10 +75,17 @@ pub fn restored(stage: &mut dyn Stage, point: &Point) -> Vec<[u8; 32]> {
 #[track_caller]
 fn restore(stage: &mut dyn Stage, point: &Point, folder: &Path) -> Vec<PathBuf> {
     let disks = stage.disks();
-    // Of one disk the path is the image itself.
-    let to = if disks.len() == 1 { image(folder, &disks[0]) } else { folder.to_owned() };
+    let to = restore_target(folder, &disks);
     stage.server().ok(&["restore", &point.id, "--to", &to.to_string_lossy(), "--wait"]);
     disks.iter().map(|disk| image(folder, disk)).collect()
+}
+
+/// What `restore --to` takes so that all disks come to lie in the folder: of one disk it is the image itself.
+pub fn restore_target(folder: &Path, disks: &[String]) -> PathBuf {
+    match disks {
+        [disk] => image(folder, disk),
+        _ => folder.to_owned(),
+    }
 }
 
 /// Where a restored disk lies in the folder of all.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::point::Point;
-use crate::stage::{Stage, image};
+use crate::stage::{Stage, restore_target};
 
 /// For how long a view is exported: that of a client who died without hearing of it ends by itself.
 const EXPORTED: &str = "3s";
@@ -122,8 +122,7 @@ impl Operation {
             }
             Operation::Restore => {
                 let point = Point::list(stage.server()).pop().expect("there is one");
-                let (folder, disks) = (stage.new_folder(), stage.disks());
-                let to = if disks.len() == 1 { image(&folder, &disks[0]) } else { folder };
+                let to = restore_target(&stage.new_folder(), &stage.disks());
                 commands(&[&["restore", &point.id, "--to", &to.to_string_lossy(), "--wait"]])
             }
             Operation::RemoveVm => commands(&[&["vm", "remove", "vm"]]),
