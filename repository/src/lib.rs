@@ -14,6 +14,7 @@ mod append_only;
 mod backend;
 mod blob;
 mod check;
+mod compression;
 mod config;
 mod crypto;
 mod direct;

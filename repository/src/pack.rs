@@ -5,9 +5,9 @@
 use std::io;
 
 use sha2::{Digest as _, Sha256};
-use zstd::bulk::Compressor;
 
 use crate::blob::{BlobEntry, BlobKind};
+use crate::compression::{self, Compression};
 use crate::crypto::{IV, Key, OVERHEAD};
 use crate::direct::Aligned;
 use crate::id::{Digest, PackId};
@@ -23,9 +23,6 @@ const LENGTH_FIELD: usize = 4;
 const PLAIN_ENTRY: usize = 1 + 4 + 32;
 /// Kind, length, plain length, digest.
 const COMPRESSED_ENTRY: usize = PLAIN_ENTRY + 4;
-
-/// Compression must save at least this share to be worth undoing at every read: one part in 64.
-const WORTHWHILE: usize = 64;
 
 /// A blob that does not fit in what a pack can hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,24 +85,23 @@ impl PackBuilder {
     pub(crate) fn add(
         &mut self,
         key: &Key,
-        compressor: &mut Compressor<'static>,
+        compression: &mut Compression,
         (kind, id): (BlobKind, Digest),
         plain: &[u8],
     ) -> Result<u64, TooLarge> {
         let too_large = || TooLarge { length: plain.len() };
         let raw_length = u32::try_from(plain.len()).map_err(|_| too_large())?;
         let start = self.used;
-        self.make_room(zstd::zstd_safe::compress_bound(plain.len()) + OVERHEAD).ok_or_else(too_large)?;
+        self.make_room(compression::room_for(plain.len()) + OVERHEAD).ok_or_else(too_large)?;
         let body = &mut self.buffer[start + IV..];
-        let compressed = compressor.compress_to_buffer(plain, body).ok();
-        let worthwhile = compressed.filter(|length| length + plain.len() / WORTHWHILE < plain.len());
-        let length = worthwhile.unwrap_or_else(|| {
+        let compressed = compression.compress(plain, body);
+        let length = compressed.unwrap_or_else(|| {
             body[..plain.len()].copy_from_slice(plain);
             plain.len()
         });
         let frame = &mut self.buffer[start..start + length + OVERHEAD];
         key.seal(frame);
-        let raw_length = if worthwhile.is_some() { raw_length } else { 0 };
+        let raw_length = if compressed.is_some() { raw_length } else { 0 };
         let length = frame.len();
         self.record(kind, id, length, raw_length).ok_or_else(too_large)
     }
@@ -237,6 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::compression::Effort;
     use crate::crypto::Secrets;
     use crate::store::unseal_blob;
 
@@ -245,7 +242,7 @@ mod tests {
         fn a_pack_tells_what_it_holds(blobs in proptest::collection::vec(
             (any::<bool>(), proptest::collection::vec(0..4_u8, 0..3000)), 1..20), cut in 0..20_usize) {
             let key = Key::new(&Secrets::random());
-            let mut zstd = Compressor::new(1).unwrap();
+            let mut zstd = Compression::new(&Effort::new(1)).unwrap();
             let (mut first, mut second) = (PackBuilder::new(Aligned::zeroed(10)), PackBuilder::new(Aligned::default()));
             for (number, (tree, plain)) in blobs.iter().enumerate() {
                 let kind = if *tree { BlobKind::Tree } else { BlobKind::Data };

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{BackendError, FileKind, FileName};
-use crate::blob::BlobKind;
+use crate::blob::{BlobEntry, BlobKind};
 use crate::config::Config;
-use crate::id::{Digest, FileId, IdMap, SnapshotId};
+use crate::id::{Digest, FileId, IdMap, PackId, SnapshotId};
 use crate::index::SharedIndex;
 use crate::lock::{Lock, LockError, LockKind};
 use crate::parallel;
@@ -95,7 +95,16 @@ impl Repository {
     /// # Errors
     /// As [`Self::load_blob`]; the content of the buffer is then undefined.
     pub fn load_blob_into(&self, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
-        self.inner.load(BlobKind::Data, digest, plain)
+        self.inner.load(BlobKind::Data, digest, plain, Store::read_blob)
+    }
+
+    /// As [`Self::load_blob_into`], proved by MAC only: somebody with the key wrote these bytes as this blob. For whoever
+    /// puts them somewhere, and computes the digest of what is there then.
+    ///
+    /// # Errors
+    /// As [`Self::load_blob_into`].
+    pub fn load_authentic_blob_into(&self, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
+        self.inner.load(BlobKind::Data, digest, plain, Store::read_authentic_blob)
     }
 
     /// How many plain bytes a data blob has, without reading it; `None` when no index lists it.
@@ -248,7 +257,7 @@ impl Inner {
 
     pub(crate) fn load_tree(&self, digest: &Digest) -> Result<Tree, ReadError> {
         let mut json = Vec::new();
-        self.load(BlobKind::Tree, digest, &mut json)?;
+        self.load(BlobKind::Tree, digest, &mut json, Store::read_blob)?;
         serde_json::from_slice(&json).map_err(|error| {
             let pack = self.index.find(BlobKind::Tree, digest).map(|(pack, _)| pack);
             let damage = Damage::malformed(&error);
@@ -260,20 +269,25 @@ impl Inner {
     }
 
     /// Reads a blob; looks for a newer index once when the blob, or the pack it should be in, is not there.
-    fn load(&self, kind: BlobKind, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
+    fn load(
+        &self,
+        kind: BlobKind,
+        digest: &Digest,
+        plain: &mut impl Room,
+        read: impl Fn(&Store, PackId, &BlobEntry, &mut [u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut load = || {
+            let (pack, blob) =
+                self.index.find(kind, digest).ok_or(ReadError::MissingBlob { kind, digest: *digest })?;
+            read(&self.store, pack, &blob, plain.make(blob.plain_length()))
+        };
         let generation = self.index.generation();
-        match self.try_load(kind, digest, plain) {
+        match load() {
             Err(ReadError::MissingBlob { .. } | ReadError::Backend(BackendError::NotFound { .. })) => {
                 self.index.refresh_since(&self.store, generation)?;
-                self.try_load(kind, digest, plain)
+                load()
             }
             done => done,
         }
-    }
-
-    fn try_load(&self, kind: BlobKind, digest: &Digest, plain: &mut impl Room) -> Result<(), ReadError> {
-        let (pack, blob) =
-            self.index.find(kind, digest).ok_or(ReadError::MissingBlob { kind, digest: *digest })?;
-        self.store.read_blob(pack, &blob, plain.make(blob.plain_length()))
     }
 }

@@ -172,31 +172,52 @@ impl Store {
         blob: &BlobEntry,
         plain: &mut [u8],
     ) -> Result<(), ReadError> {
+        self.read_authentic_blob(pack, blob, plain)?;
+        prove(blob, plain).map_err(|damage| damaged(pack, blob, damage))
+    }
+
+    /// As [`Self::read_blob`]; proves the tag, and leaves the digest to the caller.
+    pub(crate) fn read_authentic_blob(
+        &self,
+        pack: PackId,
+        blob: &BlobEntry,
+        plain: &mut [u8],
+    ) -> Result<(), ReadError> {
         thread_local! {
             static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         SEALED.with_borrow_mut(|sealed| {
             sealed.resize(blob.length as usize, 0);
             let name = FileName::pack(pack);
-            let damaged = |damage| ReadError::DamagedBlob { kind: blob.kind, digest: blob.id, pack, damage };
+            let damaged = |damage| damaged(pack, blob, damage);
             self.backend.read_range(&name, u64::from(blob.offset), sealed).map_err(|error| match error {
                 BackendError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
                     damaged(Damage::CutOff)
                 }
                 other => other.into(),
             })?;
-            unseal_blob(&self.key, blob, sealed, plain).map_err(damaged)
+            open_blob(&self.key, blob, sealed, plain).map_err(damaged)
         })
     }
 }
 
-/// Turns the sealed bytes of one blob into plain ones, as many as the blob has; `sealed` is used up as scratch space.
+fn damaged(pack: PackId, blob: &BlobEntry, damage: Damage) -> ReadError {
+    ReadError::DamagedBlob { kind: blob.kind, digest: blob.id, pack, damage }
+}
+
+/// Turns the sealed bytes of one blob into plain ones, as many as the blob has, and proves them by tag and digest;
+/// `sealed` is used up as scratch space.
 pub(crate) fn unseal_blob(
     key: &Key,
     blob: &BlobEntry,
     sealed: &mut [u8],
     plain: &mut [u8],
 ) -> Result<(), Damage> {
+    open_blob(key, blob, sealed, plain)?;
+    prove(blob, plain)
+}
+
+fn open_blob(key: &Key, blob: &BlobEntry, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Damage> {
     thread_local! {
         static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::default();
     }
@@ -211,6 +232,10 @@ pub(crate) fn unseal_blob(
             return Err(Damage::malformed(&format!("{length} bytes where the index says {}", plain.len())));
         }
     }
+    Ok(())
+}
+
+fn prove(blob: &BlobEntry, plain: &[u8]) -> Result<(), Damage> {
     let found = Digest::of(plain);
     if found == blob.id { Ok(()) } else { Err(Damage::WrongDigest { found: found.to_string() }) }
 }

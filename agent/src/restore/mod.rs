@@ -223,8 +223,7 @@ async fn new_raw(
     work(task, opened, move |source, pace| {
         let part = PartFile::prepare(intent, Path::new(&effect.path))?;
         let image = part.create_raw(source.size)?;
-        let written = work::write(source, &image, Before::Zeros, pace)?;
-        work::verify(source, &image, pace)?;
+        let written = work::write_and_verify(source, &image, Before::Zeros, pace)?;
         part.publish(intent, &effect, written)?;
         Ok(written)
     })
@@ -235,9 +234,7 @@ async fn raw_in_place(effect: &Restore, task: &Task, opened: Arc<Opened>) -> Res
     let path = PathBuf::from(&effect.path);
     work(task, opened, move |source, pace| {
         let image = target::open_in_place(&path, source.size)?;
-        let written = work::write(source, &image, Before::Something, pace).map_err(halfway)?;
-        work::verify(source, &image, pace).map_err(halfway)?;
-        Ok(written)
+        work::write_and_verify(source, &image, Before::Something, pace).map_err(halfway)
     })
     .await
 }

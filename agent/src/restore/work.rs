@@ -1,9 +1,12 @@
 //! Writing a disk and reading it back, on all cores. Blocks; asked to stop, it stops after the chunks in hand.
+//!
+//! A new image's chunks are hashed once, where it proves most: when they come back from the image's storage. On their way
+//! there their MAC alone says that they are the repository's.
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use repository::{Aligned, Digest};
@@ -48,6 +51,9 @@ pub(super) enum Before {
     Something,
 }
 
+/// Bytes of a disk that are written, and synced, before they are read back: so many that the syncs do not count.
+const WINDOW_BYTES: u64 = 256 << 20;
+
 /// Writes what of the source the image lacks, and makes it durable; returns how many bytes were written.
 pub(super) fn write(
     source: &Source,
@@ -55,8 +61,56 @@ pub(super) fn write(
     before: Before,
     pace: &Pace<'_>,
 ) -> Result<u64, RestoreError> {
+    write_some(source, &source.pieces, image, before, (pace, &AtomicBool::new(false)))
+}
+
+/// Reads everything back: every chunk must have its digest.
+pub(super) fn verify(source: &Source, image: &impl Image, pace: &Pace<'_>) -> Result<(), RestoreError> {
+    verify_some(source, &source.pieces, image, (pace, &AtomicBool::new(false)))
+}
+
+/// Both, window by window: one is read back while the next is written, so that neither the processor nor the storage
+/// waits for the other.
+pub(super) fn write_and_verify(
+    source: &Source,
+    image: &impl Image,
+    before: Before,
+    pace: &Pace<'_>,
+) -> Result<u64, RestoreError> {
+    let stop = AtomicBool::new(false);
+    let under = (pace, &stop);
+    let (written, to_verify) = mpsc::sync_channel::<&[Piece]>(1);
+    thread::scope(|scope| {
+        let verifier = scope
+            .spawn(move || to_verify.iter().try_for_each(|window| verify_some(source, window, image, under)));
+        let mut bytes = 0;
+        let end = windows(&source.pieces).try_for_each(|window| {
+            bytes += write_some(source, window, image, before, under)?;
+            // A verifier that has ended says why.
+            let _ = written.send(window);
+            Ok(())
+        });
+        // The verifier's last window is the last one sent.
+        drop(written);
+        verifier.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        end.map(|()| bytes)
+    })
+}
+
+/// Pieces that follow one another, in windows of about [`WINDOW_BYTES`].
+fn windows(pieces: &[Piece]) -> impl Iterator<Item = &[Piece]> {
+    pieces.chunk_by(|one, next| one.extent.offset / WINDOW_BYTES == next.extent.offset / WINDOW_BYTES)
+}
+
+fn write_some(
+    source: &Source,
+    pieces: &[Piece],
+    image: &impl Image,
+    before: Before,
+    under: (&Pace<'_>, &AtomicBool),
+) -> Result<u64, RestoreError> {
     let written = AtomicU64::new(0);
-    each(source, pace, |piece, buffer| {
+    each(pieces, under, |piece, buffer| {
         let bytes = match before {
             Before::Zeros => write_new(source, image, piece, buffer)?,
             Before::Something => write_different(source, image, piece, buffer)?,
@@ -68,12 +122,18 @@ pub(super) fn write(
     Ok(written.into_inner())
 }
 
-/// Reads everything back: every chunk must have its digest.
-pub(super) fn verify(source: &Source, image: &impl Image, pace: &Pace<'_>) -> Result<(), RestoreError> {
-    each(source, pace, |piece, buffer| {
+fn verify_some(
+    source: &Source,
+    pieces: &[Piece],
+    image: &impl Image,
+    under: (&Pace<'_>, &AtomicBool),
+) -> Result<(), RestoreError> {
+    each(pieces, under, |piece, buffer| {
         if holds(source, image, piece, buffer)? {
             return Ok(());
         }
+        // Either the repository gave something else than the chunk's name says, or the image's storage did.
+        source.repository.load_blob_into(&piece.digest, buffer)?;
         Err(RestoreError::NotAsWritten(piece.extent))
     })
 }
@@ -86,7 +146,7 @@ fn holds(
     buffer: &mut Aligned,
 ) -> Result<bool, RestoreError> {
     let zero = source.is_zero(piece);
-    if image.is_hole(piece.extent).map_err(RestoreError::Image)? && zero {
+    if zero && image.is_hole(piece.extent).map_err(RestoreError::Image)? {
         return Ok(true);
     }
     buffer.resize(length(piece)?);
@@ -103,7 +163,7 @@ fn write_new(
     if source.is_zero(piece) {
         return Ok(0);
     }
-    source.repository.load_blob_into(&piece.digest, buffer)?;
+    source.repository.load_authentic_blob_into(&piece.digest, buffer)?;
     // Zeros of an unusual length: a chunk that another tool cut.
     if is_zero(buffer) {
         return Ok(0);
@@ -134,18 +194,18 @@ fn length(piece: &Piece) -> Result<usize, RestoreError> {
     usize::try_from(piece.extent.length).map_err(|error| RestoreError::Image(io::Error::other(error)))
 }
 
-/// Has every piece dealt with, in about their order; the first error ends it.
+/// Has every piece dealt with, in about their order; the first error ends it, and whatever else looks at `stop`.
 fn each(
-    source: &Source,
-    pace: &Pace<'_>,
+    pieces: &[Piece],
+    (pace, stop): (&Pace<'_>, &AtomicBool),
     deal: impl Fn(&Piece, &mut Aligned) -> Result<(), RestoreError> + Sync,
 ) -> Result<(), RestoreError> {
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let next = AtomicUsize::new(0);
     let failure = Mutex::new(None::<RestoreError>);
     let toil = || {
         let mut buffer = Aligned::default();
         while let (false, Some(piece)) =
-            (stop.load(Ordering::Relaxed), source.pieces.get(next.fetch_add(1, Ordering::Relaxed)))
+            (stop.load(Ordering::Relaxed), pieces.get(next.fetch_add(1, Ordering::Relaxed)))
         {
             let dealt = deal(piece, &mut buffer).and_then(|()| match pace.advance(piece.extent.length) {
                 ControlFlow::Continue(()) => Ok(()),

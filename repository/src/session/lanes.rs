@@ -8,10 +8,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-use zstd::bulk::Compressor;
-
 use super::WriteError;
 use crate::blob::BlobKind;
+use crate::compression::{self, Compression, Effort};
 use crate::direct::Aligned;
 use crate::id::{Digest, IdSet};
 use crate::index::IndexPack;
@@ -28,7 +27,7 @@ pub(super) const UNPOISONED: &str = "nothing panics while it holds the session's
 pub(super) struct Shared {
     pub(super) repository: Repository,
     pub(super) lock: Lock,
-    level: i32,
+    pub(super) effort: Effort,
     state: Mutex<State>,
     /// Woken at every change that somebody may wait for.
     pub(super) changed: Condvar,
@@ -78,7 +77,7 @@ impl State {
 struct Lane {
     kind: BlobKind,
     pack: PackBuilder,
-    compressor: Compressor<'static>,
+    compression: Compression,
 }
 
 /// A lane in the hands of one thread. If that thread panics, the session has failed.
@@ -90,9 +89,10 @@ pub(super) struct Working<'a> {
 
 impl Shared {
     pub(super) fn new(repository: Repository, lock: Lock, level: i32) -> Result<Self, WriteError> {
-        new_compressor(level)?;
+        let effort = Effort::new(level);
+        Compression::new(&effort)?;
         let (state, changed, failed) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
-        Ok(Self { repository, lock, level, state, changed, failed })
+        Ok(Self { repository, lock, effort, state, changed, failed })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -158,20 +158,23 @@ impl Shared {
         let mut working = Working { shared: self, lane: idle, done: false };
         if working.lane.is_none() {
             let pack = PackBuilder::new(buffer.unwrap_or_else(|| self.new_buffer()));
-            working.lane = Some(Lane { kind, pack, compressor: new_compressor(self.level)? });
+            working.lane = Some(Lane { kind, pack, compression: Compression::new(&self.effort)? });
         }
         Ok(Some(working))
     }
 
     /// Fresh zeroed pages: the system gives them when they are first touched.
     fn new_buffer(&self) -> Aligned {
-        let largest = zstd::zstd_safe::compress_bound(self.repository.chunk_size() as usize);
+        let largest = compression::room_for(self.repository.chunk_size() as usize);
         Aligned::zeroed(TARGET_SIZE + largest + HEADER_ROOM)
     }
 
     /// Hands a finished pack to the writers; waits for room.
     fn enqueue(&self, pack: FinishedPack) -> Result<(), WriteError> {
         let mut state = self.state();
+        if state.queue.len() >= QUEUE {
+            self.effort.storage_is_behind();
+        }
         while state.queue.len() >= QUEUE && state.failure.is_none() {
             state = self.wait(state);
         }
@@ -257,14 +260,14 @@ pub(crate) fn join_small(packs: impl Iterator<Item = PackBuilder>) -> Result<Vec
     Ok(joined)
 }
 
-fn new_compressor(level: i32) -> Result<Compressor<'static>, WriteError> {
-    Compressor::new(level).map_err(|error| WriteError::Level { level, what: error.to_string() })
-}
-
 impl Working<'_> {
     /// Compresses, seals and appends, and gives the lane back; returns the bytes in the pack.
     pub(super) fn add(self, digest: Digest, plain: &[u8]) -> Result<u64, WriteError> {
-        self.work(|lane, key| Ok(lane.pack.add(key, &mut lane.compressor, (lane.kind, digest), plain)?))
+        let effort = &self.shared.effort;
+        self.work(|lane, key| {
+            let compression = lane.compression.with(effort)?;
+            Ok(lane.pack.add(key, compression, (lane.kind, digest), plain)?)
+        })
     }
 
     fn work(

@@ -34,6 +34,7 @@ fn next(shared: &Shared) -> Option<FinishedPack> {
             shared.changed.notify_all();
             return Some(pack);
         }
+        shared.effort.storage_is_idle();
         state = shared.changed.wait(state).expect(UNPOISONED);
     }
 }
