@@ -8,8 +8,8 @@ use journal::names;
 use journal::observation::{BitmapSeen, DiskSeen, JobSeen, LookAt, Machine, VmSeen};
 
 use crate::machine::{
-    Device, Devices, Graph, backing, connect, identity, scratch_answers, scratch_files, socket_is_dead,
-    takes_reader,
+    Device, Devices, Graph, NO_DEVICE, backing, connect, identity, scratch_answers, scratch_files,
+    socket_is_dead, takes_reader,
 };
 use crate::qmp::{Bitmap, BlockNode, Qmp, QmpError};
 use crate::task::Folders;
@@ -140,15 +140,15 @@ impl Sight<'_> {
         let Self { qmp, graph, nodes } = self;
         // QEMU itself keeps other processes away from the file below a qcow2, whatever the device allows.
         let may_be_shared = node.drv == "raw";
-        let (iothread, takes_filter, shared) = match wanted.device {
-            // A node that was named and is not the device's own, such as one below it, is not where a filter goes.
-            Some(device) => {
-                let its = device.node.as_ref() == Some(&wanted.node);
-                let takes_filter = its && device.takes_filter(qmp, graph).await?;
-                let shared = may_be_shared && device.is_shared(qmp).await?;
-                (device.iothread(qmp).await?, takes_filter, shared)
-            }
-            None => (None, false, false),
+        // A node that was named and is not the device's own, such as one below it, is not where a filter goes.
+        let owner = wanted.device.filter(|device| device.node.as_ref() == Some(&wanted.node));
+        let no_filter = match owner {
+            Some(device) => device.filter_place(qmp, graph).await?.err(),
+            None => Some(NO_DEVICE.to_owned()),
+        };
+        let (iothread, shared) = match wanted.device {
+            Some(device) => (device.iothread(qmp).await?, may_be_shared && device.is_shared(qmp).await?),
+            None => (None, false),
         };
         Ok(DiskSeen {
             disk: wanted.name,
@@ -162,7 +162,7 @@ impl Sight<'_> {
             takes_reader: takes_reader(qmp, iothread.as_deref()),
             iothread,
             shared,
-            takes_filter,
+            no_filter,
             bitmaps: node.dirty_bitmaps.iter().filter_map(bitmap).collect(),
         })
     }

@@ -187,7 +187,10 @@ async fn a_filters_view_is_watched_as_well() {
     let limits = ViewLimits { scratch_bytes: 4 * MIB, ..UNLIMITED };
     hands.perform(VIEW, begin(&hands, process, Way::CopyBeforeWrite, limits)).await.done();
     until_given_up(&mut hands).await;
-    assert!(hands.machine(2).await.disks.iter().all(|disk| disk.takes_filter), "its disks are free again");
+    assert!(
+        hands.machine(2).await.disks.iter().all(|disk| disk.no_filter.is_none()),
+        "its disks are free again"
+    );
     guest.progress(100).await;
     let what = why_lost(&mut hands, home.path(), process, Way::CopyBeforeWrite).await;
     assert!(what.contains("may take 4 MiB"), "{what}");
@@ -210,4 +213,44 @@ async fn a_view_does_not_begin_where_there_is_no_room() {
     assert!(what.contains("1 MiB free") || what.contains("KiB free"), "{what}");
     assert!(machine::bitmaps(&hands.assert_bare(2).await, 0).is_empty());
     drop(small);
+}
+
+/// What nobody can guard a view by job from (decision 17): while its scratch storage hangs, so do writes, for longer than a
+/// filter would let them; and they go on with it, none of them failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_scratch_storage_holds_up_whoever_writes_below_a_view_by_job() {
+    if !machine::fuse() {
+        return;
+    }
+    let Some(guest) = Guest::usual() else { return };
+    guest.qemu.connect().await.close().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut hands = Hands::new(home.path(), &guest.qemu.path("qmp.sock"));
+    guest.progress(50).await;
+    let process = hands.machine(2).await.process;
+    let storage = machine::Stoppable::start(&guest.qemu, 2).await;
+    let path = machine::path_to_slow_storage(&guest.qemu, home.path());
+    let effect = begin(&hands, process, Way::BackupJob, UNLIMITED);
+    machine::in_a_child(home.path(), &hands, &effect, None, &path).await;
+    guest.progress(20).await;
+    storage.stop();
+    let (time, hangs) = (guest.time(), 3 * Duration::from_millis(UNLIMITED.stall_ms));
+    tokio::time::sleep(hangs + Duration::from_secs(1)).await;
+    let longest = time.stop();
+    assert!(longest > hangs, "the longest wait was {longest:?}");
+    storage.go_on();
+    guest.progress(100).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !matches!(hands.look(&[]).await, journal::observation::VmSeen::Answering(_)) {
+        assert!(Instant::now() < deadline);
+    }
+    hands.perform(82, hands.end(process, 50, 2)).await.done();
+    hands.assert_bare(2).await;
+    assert_eq!(guest.failed(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agent that begins the view above and is gone; does nothing without it"]
+async fn child() {
+    machine::be_the_child().await;
 }

@@ -138,6 +138,7 @@ fn show(vm: &VmView) -> String {
         ("restore points", vm.points.to_string()),
         ("last point", moment::show_or_dash(vm.last_point.as_ref())),
         ("checkpoints", vm.checkpoints.to_string()),
+        ("unprotected", vm.unprotected.clone().unwrap_or_default()),
     ]);
     format!("{about}\n{}", disks_of(vm))
 }

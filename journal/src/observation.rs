@@ -87,8 +87,8 @@ pub struct DiskSeen {
     /// Whether its device lets other processes write to the image too (`share-rw`, and raw: below a qcow2 QEMU lets nobody
     /// in): what they write, no bitmap of this QEMU records.
     pub shared: bool,
-    /// Whether a copy-before-write filter can be put between its device and it while the guest runs.
-    pub takes_filter: bool,
+    /// Why no copy-before-write filter can be put between its device and it while the guest runs; nothing where one can.
+    pub no_filter: Option<String>,
     /// Whether a view of it may be read through its QEMU while the guest runs: not where an iothread works on it and this
     /// QEMU can abort, guest and all, when the reader leaves.
     pub takes_reader: bool,

@@ -47,7 +47,7 @@ fn vm() -> Value {
         "id": "text", "name": "text", "qmp": "text", "guest_agent": "text?", "labels": "any", "added": "time",
         "points": "number", "last_point": "time?", "checkpoints": "number",
         "disks": [{ "name": "text", "node": "text", "size": "number?", "format": "text?", "note": "text?" }],
-        "live": "text?",
+        "live": "text?", "unprotected": "text?",
     })
 }
 
@@ -154,6 +154,7 @@ fn vms_and_repositories() {
     has_shape(&shown, &vm());
     assert_eq!(shown["disks"][0]["size"], MIB);
     says(shown["live"].as_str().unwrap_or_default(), &["QEMU", "runs"]);
+    says(shown["unprotected"].as_str().unwrap_or_default(), &["scratch storage hangs", "disk0: "]);
 
     let second = site.path("second");
     let password = site.password();

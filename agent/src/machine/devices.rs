@@ -13,8 +13,13 @@ const FILTER: &str = "copy-before-write";
 /// (`on-cbw-error` and `cbw-timeout`; measured with 7.2.22 and 10.0.2).
 const FILTERS_FROM: (u32, u32) = (7, 2);
 
-/// From this major version on a view may be read while the device works on an iothread. Before it, QEMU aborts, the
-/// guest included, when the reader leaves (measured: 7.2.22 aborts, 10.0.2 does not; between them nobody knows).
+/// Why there is nowhere to put a filter.
+pub(crate) const NO_DEVICE: &str =
+    "its node is no device's own, and only below a device can a filter be put in";
+
+/// From this major version on a view may be read while the device works on an iothread, and a filter be put on a disk.
+/// Before it, QEMU aborts, the guest included, when the reader leaves or a node is added on top of the disk (measured:
+/// 7.2.22 aborts, 10.0.2 does not; between them nobody knows).
 pub(super) const IOTHREADS_SAFE_FROM: u32 = 10;
 
 /// Whether a view of a disk may be read through QEMU, by the iothread that its device works on.
@@ -85,19 +90,36 @@ impl Device {
         }
     }
 
-    /// Whether a copy-before-write filter can be put between this device and its disk while the guest runs: its drive
-    /// can be exchanged, nothing stands between the two yet, nobody else writes to the disk past the filter, and no
-    /// iothread works on it (`qom-set` of a drive across iothreads is not proven).
-    pub(crate) async fn takes_filter(&self, qmp: &Qmp, graph: &Graph) -> Result<bool, QmpError> {
-        let (Some(qdev), Some(node)) = (&self.qdev, &self.node) else { return Ok(false) };
-        let version = (qmp.version().major, qmp.version().minor);
-        if self.top != self.node || version < FILTERS_FROM || graph.writers(node) > 1 {
-            return Ok(false);
+    /// Where a copy-before-write filter can be put between this device and its disk while the guest runs, as the path of
+    /// the object whose drive is exchanged; or why nowhere.
+    pub(crate) async fn filter_place(
+        &self,
+        qmp: &Qmp,
+        graph: &Graph,
+    ) -> Result<Result<&str, String>, QmpError> {
+        let (Some(qdev), Some(node)) = (&self.qdev, &self.node) else { return Ok(Err(NO_DEVICE.to_owned())) };
+        let version = qmp.version();
+        if (version.major, version.minor) < FILTERS_FROM {
+            return Ok(Err(format!("QEMU {version} has no filter that can give up a view, 7.2 has")));
+        }
+        if self.top != self.node {
+            return Ok(Err("another view, or another tool's backup, stands on it now".to_owned()));
+        }
+        if graph.writers(node) > 1 {
+            return Ok(Err("somebody else writes to it past its device".to_owned()));
+        }
+        if version.major < IOTHREADS_SAFE_FROM
+            && let Some(iothread) = self.iothread(qmp).await?
+        {
+            return Ok(Err(format!(
+                "it works on iothread {iothread}, which QEMU {version} does not survive, and 10.0 does"
+            )));
         }
         // An nvme controller's own namespace has a drive that no path leads to.
-        let drive = property(qmp, qdev, "drive").await?;
-        Ok(matches!(drive, Some(Value::String(drive)) if !drive.is_empty())
-            && self.iothread(qmp).await?.is_none())
+        match property(qmp, qdev, "drive").await? {
+            Some(Value::String(drive)) if !drive.is_empty() => Ok(Ok(qdev)),
+            _ => Ok(Err(format!("the drive of {qdev} cannot be exchanged"))),
+        }
     }
 
     /// Whether the device lets others write to its image, another QEMU among them.

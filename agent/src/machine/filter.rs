@@ -26,7 +26,7 @@ use journal::outcome::FailureClass;
 use serde_json::json;
 
 use super::Stop;
-use super::devices::Devices;
+use super::devices::{Devices, NO_DEVICE};
 use super::graph::Graph;
 use super::view::{View, find, no_flush};
 use crate::qmp::{BlockNode, Qmp};
@@ -57,11 +57,11 @@ impl View<'_> {
         let seconds = self.begin.limits.stall_ms.div_ceil(1000).clamp(1, u64::from(u32::MAX));
         for (place, disk) in self.filtered(nodes) {
             let device = devices.find(&disk.node).filter(|device| device.node.as_ref() == Some(&disk.node));
-            let qdev = match device {
-                Some(device) if device.takes_filter(qmp, &graph).await? => device.qdev.as_deref(),
-                _ => None,
+            let found = match device {
+                Some(device) => device.filter_place(qmp, &graph).await?,
+                None => Err(NO_DEVICE.to_owned()),
             };
-            let Some(qdev) = qdev else { return Err(refusal(disk)) };
+            let qdev = found.map_err(|why| refusal(disk, &why))?;
             self.add_scratch(qmp, place).await?;
             let name = |role| self.name(place, role);
             let (scratch, kept, top) = (name(Role::Scratch), name(Role::Kept), name(Role::Top));
@@ -134,10 +134,10 @@ pub(super) async fn stand_on(qmp: &Qmp, moves: &[(String, String)]) -> Result<()
     qmp.execute("blockdev-reopen", json!({"options": options})).await.map(drop)
 }
 
-fn refusal(disk: &ViewDisk) -> Stop {
+fn refusal(disk: &ViewDisk, why: &str) -> Stop {
     let what = format!(
-        "disk {}: no copy-before-write filter can be put between its device and its node {} any more (another tool's \
-         backup, or a change of the machine); observe the VM again",
+        "disk {}: no copy-before-write filter can be put between its device and its node {} any more ({why}); observe the \
+         VM again",
         disk.disk, disk.node
     );
     Stop::failed(FailureClass::Refused, what)

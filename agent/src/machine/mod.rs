@@ -32,7 +32,7 @@ mod view;
 pub(crate) use begin::begin;
 pub(crate) use checkpoint::{add_checkpoint, delete_checkpoint};
 pub(crate) use clean::clean;
-pub(crate) use devices::{Device, Devices, takes_reader};
+pub(crate) use devices::{Device, Devices, NO_DEVICE, takes_reader};
 pub(crate) use end::end;
 pub(crate) use freeze::{freeze, thaw};
 pub(crate) use graph::Graph;

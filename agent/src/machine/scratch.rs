@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use journal::names::{self, Owner};
 use journal::outcome::{Failure, FailureClass};
@@ -27,6 +27,11 @@ const RESERVED_AT_A_TIME: usize = 64 << 30;
 
 /// The longest that the storage under a folder may take to say that it is there.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// The longest that it may take while QEMU is touched. What answers later has hung, and copies into it that nobody waits for
+/// any more come to their end now: a QEMU 10.0 that changes its nodes at that very moment can miss the last one's end, and
+/// hang, guest and all (decision 11).
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// Who looks at a folder now. A look that hangs keeps its turn, so that a hung storage costs one thread and no more.
 static LOOKS: Turns = Turns::new();
@@ -54,7 +59,7 @@ pub(crate) async fn list(folder: &Path) -> Result<Vec<String>, Failure> {
 /// asked about its nodes, and waits for copies under way before it changes them, and its guest waits with it: so while
 /// this fails, QEMU is left alone.
 pub(crate) async fn answers(folder: &Path) -> Result<(), Failure> {
-    let it = folder.to_path_buf();
+    let (it, began) = (folder.to_path_buf(), Instant::now());
     look(folder, move || {
         for entry in std::fs::read_dir(&it).into_iter().flatten().flatten() {
             // What the kernel remembers of a file is no answer: a network or FUSE file system is asked anew. An error
@@ -63,7 +68,16 @@ pub(crate) async fn answers(folder: &Path) -> Result<(), Failure> {
         }
         Ok(())
     })
-    .await
+    .await?;
+    let took = began.elapsed();
+    if took <= PROMPT {
+        return Ok(());
+    }
+    let what = format!(
+        "{}: the storage under the scratch files took {took:.1?} to answer; QEMU is left alone until it answers at once",
+        folder.display()
+    );
+    Err(Failure::new(FailureClass::Unreachable, what))
 }
 
 /// What there is below a folder.

@@ -516,6 +516,20 @@ impl Drop for Stoppable {
     }
 }
 
+/// A search path by which an agent finds whatever image it makes on a [`Stoppable`] storage.
+pub fn path_to_slow_storage(beside: &Qemu, home: &Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let tools = home.join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let script = format!(
+        "#!/bin/sh\nset -e\nn=${{5%s}}; n=${{n##*.}}\nln -s {0}/slow$n \"$5\"\nexec env PATH=\"${{PATH#*:}}\" qemu-img \"$@\"\n",
+        beside.folder.path().display()
+    );
+    std::fs::write(tools.join("qemu-img"), script).unwrap();
+    std::fs::set_permissions(tools.join("qemu-img"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", tools.display(), std::env::var("PATH").unwrap())
+}
+
 /// Performs the effect in an agent of its own, a run of the test `child`, which dies at that passage; answers whether it got so far.
 pub async fn in_a_child(
     home: &Path,

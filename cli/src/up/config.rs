@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use journal::effect::ViewLimits;
 use orchestrator::Receiver;
 use orchestrator::decide::Limits;
+use orchestrator::decide::way::Unprotected;
 use serde::Deserialize;
 
 use self::notify::NotifyRead;
@@ -44,6 +45,9 @@ pub struct LimitsRead {
     scratch: Option<Size>,
     /// The longest that one write of a guest may wait for a backup, such as `5s`; whole seconds.
     stall: Option<Stall>,
+    /// Whether a VM is backed up whose guest a scratch storage that hangs can hold up for longer than `stall`: `take` or
+    /// `refuse`.
+    unprotected: Option<UnprotectedRead>,
     /// How many chunks of each incremental disk that its bitmap calls clean are compared nevertheless; 0 for none.
     audit_chunks: Option<AuditChunks>,
     /// How many checkpoints a VM may have, 2 or more.
@@ -65,6 +69,7 @@ impl LimitsRead {
         };
         Limits {
             view,
+            unprotected: self.unprotected.map_or(usual.unprotected, Into::into),
             audit_chunks: self.audit_chunks.map_or(usual.audit_chunks, |chunks| chunks.0),
             checkpoints: self.checkpoints.map_or(usual.checkpoints, |limit| limit.0),
             jobs: self.jobs.map_or(usual.jobs, |limit| limit.0),
@@ -99,6 +104,22 @@ impl TryFrom<String> for Stall {
             None => Err(format!(
                 "`{text}` is not a limit for a stall: write whole seconds, 1s to 3600s, such as `5s`"
             )),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UnprotectedRead {
+    Take,
+    Refuse,
+}
+
+impl From<UnprotectedRead> for Unprotected {
+    fn from(read: UnprotectedRead) -> Self {
+        match read {
+            UnprotectedRead::Take => Self::Take,
+            UnprotectedRead::Refuse => Self::Refuse,
         }
     }
 }
@@ -190,9 +211,11 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_place() {
-        let config = Config::parse("[limits]\nscratch = \"20G\"\nstall = \"2s\"\n").unwrap();
+        let config =
+            Config::parse("[limits]\nscratch = \"20G\"\nstall = \"2s\"\nunprotected = \"refuse\"\n").unwrap();
         let limits = config.limits.or_usual();
         assert_eq!((limits.view.scratch_bytes, limits.view.stall_ms), (20 << 30, 2_000));
+        assert_eq!(limits.unprotected, Unprotected::Refuse);
         assert_eq!(limits.audit_chunks, Limits::default().audit_chunks);
         for (text, what) in [
             ("stall = \"0s\"", "whole seconds"),
@@ -200,6 +223,7 @@ mod tests {
             ("scratch = \"much\"", "not a size"),
             ("audit_chunks = 5000", "at most 4096"),
             ("checkpoints = 1", "2 checkpoints at least"),
+            ("unprotected = \"perhaps\"", "`take` or `refuse`"),
             ("jobs = 0", "1 to 1000"),
         ] {
             let failure = Config::parse(&format!("[limits]\n{text}\n")).unwrap_err().to_string();

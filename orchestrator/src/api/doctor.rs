@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::view::{Doctor, FindingView, PlannedView, SideView};
 use super::{Answer, Api, vm_named};
 use crate::decide::reconcile::Finding;
+use crate::decide::way::{self, Unprotected};
 use crate::drive::{Examined, Refusal, Trouble};
 
 #[derive(Debug, Deserialize)]
@@ -110,6 +111,7 @@ fn rows(name: &str, examined: &Examined) -> Vec<(bool, FindingView)> {
         };
         rows.push((true, unreachable));
     }
+    rows.extend(unprotected(name, examined));
     for repository in &examined.seen.repositories {
         if let Err(failure) = &repository.snapshots {
             let closed = FindingView {
@@ -124,6 +126,22 @@ fn rows(name: &str, examined: &Examined) -> Vec<(bool, FindingView)> {
         }
     }
     rows
+}
+
+/// The row of a VM whose views cannot be guarded from everything. Amiss where it is not backed up for that reason.
+fn unprotected(name: &str, examined: &Examined) -> Option<(bool, FindingView)> {
+    let VmSeen::Answering(machine) = &examined.seen.vm else { return None };
+    let refused = examined.unprotected == Unprotected::Refuse;
+    let row = FindingView {
+        vm: name.to_owned(),
+        disk: None,
+        row: "unprotected".to_owned(),
+        what: way::exposure(machine)?,
+        verdict: if refused { "refuse backups" } else { "go on" }.to_owned(),
+        why: "`unprotected` under `[limits]` in the configuration says whether such a view is taken"
+            .to_owned(),
+    };
+    Some((refused, row))
 }
 
 /// The row of a journal that does not take what is to come: of no VM, and of all.

@@ -106,6 +106,8 @@ pub struct VmView {
     pub disks: Vec<VmDiskView>,
     /// What QEMU says now: `running`, or why there is no answer. Null in the list.
     pub live: Option<String>,
+    /// What its views cannot guard the guest from, and why. Null where there is nothing, and where QEMU was not asked.
+    pub unprotected: Option<String>,
 }
 
 /// A disk of a VM.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::view::{AddVm, Submitted, VmDiskView, VmView};
 use super::{Answer, Api, exports, vm_named};
+use crate::decide::way;
 use crate::drive::Refusal;
 
 pub(super) async fn list(Extract(api): Extract<Api>) -> Json<Vec<VmView>> {
@@ -38,6 +39,7 @@ pub(super) async fn show(Extract(api): Extract<Api>, Path(name): Path<String>) -
         VmSeen::Answering(machine) => {
             view.live = Some(format!("QEMU {} runs, {}", machine.version, machine.process));
             view.disks = disks(&machine);
+            view.unprotected = way::exposure(&machine);
         }
         VmSeen::NotRunning { why } => view.live = Some(format!("not running: {why}")),
         VmSeen::Silent { why } => view.live = Some(format!("does not answer: {why}")),
@@ -89,7 +91,8 @@ pub(super) async fn add(Extract(api): Extract<Api>, Json(add): Json<AddVm>) -> A
     .await?;
     let state = api.shared.state.read().await;
     let vm = state.vms.get(&VmId(uuid)).ok_or_else(|| Refusal::failed("the VM was removed again"))?;
-    Ok(Json(VmView { disks: self::disks(&machine), ..view(&state, vm) }))
+    let unprotected = way::exposure(&machine);
+    Ok(Json(VmView { disks: self::disks(&machine), unprotected, ..view(&state, vm) }))
 }
 
 fn taken(name: &VmName) -> Refusal {
@@ -193,5 +196,6 @@ fn view(state: &State, vm: &Vm) -> VmView {
             })
             .collect(),
         live: None,
+        unprotected: None,
     }
 }

@@ -13,7 +13,7 @@ use journal::{EffectKind, FailureClass, IntentId, Process, State, Time};
 
 use super::jobs::{Observed, observed, was_stopped};
 use super::plan::{Ground, new_bitmaps, plan};
-use super::{CheckStep, Decision, Live, expire, lint};
+use super::{CheckStep, Decision, Live, expire, lint, way};
 
 /// How long a freeze may take, in milliseconds, before it is given up and undone.
 const FREEZE_LIMIT_MS: u64 = 10_000;
@@ -60,7 +60,9 @@ fn make_plan(state: &State, live: &Live, job: &Job, work: &BackupWork, vm: &Vm) 
     let Some(repository) = repository else {
         return Decision::fail(job.id, format!("repository {} is not known", work.repository));
     };
-    let plan = match plan(Ground { state, vm, machine, repository }, job.id, work) {
+    let permitted = || way::permit(live.limits.unprotected, &vm.address.name, machine);
+    let planned = plan(Ground { state, vm, machine, repository }, job.id, work);
+    let plan = match planned.and_then(|plan| permitted().map(|()| plan)) {
         Ok(plan) => plan,
         Err(failure) => return Decision::fail_with(job, &failure),
     };

@@ -10,8 +10,8 @@ use journal::state::{Job, View, Vm};
 use journal::{CheckpointId, EffectKind, FailureClass, IntentId, Process, State, Time};
 
 use super::jobs::{Observed, observed};
-use super::plan::{bitmaps_since, no_disk, way};
-use super::{CheckStep, Decision, Live};
+use super::plan::{bitmaps_since, no_disk};
+use super::{CheckStep, Decision, Live, way};
 
 /// The next step of an export.
 pub fn next(state: &State, live: &Live, job: &Job, work: &ExportWork) -> Decision {
@@ -54,6 +54,9 @@ fn begin(state: &State, live: &Live, job: &Job, work: &ExportWork, vm: &Vm) -> D
         Observed::Machine(machine) => machine,
     };
     let Some(plan) = &job.export else {
+        if let Err(refusal) = way::permit(live.limits.unprotected, &vm.address.name, machine) {
+            return Decision::fail_with(job, &refusal);
+        }
         return match plan(vm, machine, job, work) {
             Ok(plan) => Decision { records: vec![plan.into()], ..Decision::default() },
             Err(reason) => Decision::fail(job.id, reason),
@@ -85,7 +88,7 @@ fn plan(vm: &Vm, machine: &Machine, job: &Job, work: &ExportWork) -> Result<Expo
     });
     Ok(ExportPlanned {
         job: job.id,
-        way: way(machine),
+        way: way::to_read(machine),
         socket: machine.socket.clone(),
         disks: disks.collect(),
         left_out: machine.unusable.clone(),

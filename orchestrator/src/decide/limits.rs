@@ -3,12 +3,16 @@
 
 use journal::effect::ViewLimits;
 
+use super::way::Unprotected;
+
 /// The limits that decisions keep to. They belong to this life of the orchestrator: what was decided under them is in
 /// the journal, they themselves are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// What a view may cost.
     pub view: ViewLimits,
+    /// What becomes of a view that scratch storage which hangs could hold the guest up with.
+    pub unprotected: Unprotected,
     /// How many chunks of each incremental disk that its bitmap calls clean are compared nevertheless.
     pub audit_chunks: u32,
     /// How many checkpoints a VM may have.
@@ -28,6 +32,7 @@ impl Default for Limits {
         let view = ViewLimits { scratch_bytes: u64::MAX, stall_ms: 5_000 };
         Self {
             view,
+            unprotected: Unprotected::Take,
             audit_chunks: 8,
             checkpoints: 32,
             jobs: 4,

@@ -21,6 +21,7 @@ pub mod restore;
 pub mod retry;
 pub mod schedule;
 pub mod watch;
+pub mod way;
 
 use journal::record::{End, IntentAdopted, IntentOpened, JobEnded, JobPaused};
 use journal::state::Job;

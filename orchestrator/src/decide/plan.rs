@@ -1,11 +1,13 @@
 //! The plan of a backup: for every disk, whether what changed is known, from which parent, and if not, why not.
 
-use journal::effect::{DiskMode, Lasts, Way};
+use journal::effect::{DiskMode, Lasts};
 use journal::names;
 use journal::observation::{DiskSeen, Machine, RepositorySeen};
 use journal::record::{BackupPlanned, BackupWork, Mode, PlannedDisk};
 use journal::state::{Point, Vm};
 use journal::{BitmapId, CheckpointId, DiskName, Failure, FailureClass, Installation, JobId, State};
+
+use super::way;
 
 /// What a plan rests on.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +46,7 @@ pub fn plan(ground: Ground<'_>, job: JobId, work: &BackupWork) -> Result<BackupP
         job,
         point: state.next.point,
         checkpoint: state.next.checkpoint,
-        way: way_to_store(machine),
+        way: way::to_store(machine),
         disks: machine.disks.iter().map(|disk| plan_disk(ground, work, disk)).collect(),
         left_out: machine.unusable.clone(),
     })
@@ -55,18 +57,6 @@ pub(super) fn no_disk(vm: &Vm, machine: &Machine, wish: &str) -> String {
     let what = machine.unusable.iter().map(|(disk, why)| format!("{disk}: {why}")).collect::<Vec<_>>();
     let what = if what.is_empty() { "QEMU shows none".to_owned() } else { what.join("; ") };
     format!("{} has no disk that can be {wish} ({what})", vm.address.name)
-}
-
-/// The way of a view that becomes a restore point: where it must not be read while the guest runs, QEMU copies it.
-fn way_to_store(machine: &Machine) -> Way {
-    let readers = machine.disks.iter().all(|disk| disk.takes_reader);
-    if readers { way(machine) } else { Way::Push }
-}
-
-/// The way that protects the guest best. One for all disks: two ways would be two instants.
-pub(super) fn way(machine: &Machine) -> Way {
-    let filters = machine.disks.iter().all(|disk| disk.read_only || disk.takes_filter);
-    if filters { Way::CopyBeforeWrite } else { Way::BackupJob }
 }
 
 /// Names for new bitmaps, one for each disk, none of which was ever given before.

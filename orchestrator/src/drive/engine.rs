@@ -335,7 +335,7 @@ fn examine(state: &State, live: &Live, id: VmId, seen: Seen) -> Examined {
     {
         found.extend(findings(Subject { state, in_hand: &live.in_hand, installation, vm, machine }));
     }
-    Examined { seen, findings: found }
+    Examined { seen, findings: found, unprotected: live.limits.unprotected }
 }
 
 /// What an agent is told about a VM that it is to look at.

@@ -35,6 +35,7 @@ use crate::Settings;
 use crate::decide::live::Seen;
 use crate::decide::notify::Delivery;
 use crate::decide::reconcile::Finding;
+use crate::decide::way::Unprotected;
 
 pub use counters::{Counters, Histogram};
 pub(crate) use engine::look_at;
@@ -201,6 +202,8 @@ pub struct Examined {
     pub seen: Seen,
     /// What is amiss, and what is not.
     pub findings: Vec<Finding>,
+    /// What becomes of its views where they cannot be guarded from scratch storage that hangs.
+    pub unprotected: Unprotected,
 }
 
 /// Runs an orchestrator until `shutdown` resolves, or until it can no longer keep its promise.

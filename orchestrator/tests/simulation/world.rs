@@ -221,7 +221,7 @@ impl World {
             backing: String::new(),
             iothread: None,
             shared: false,
-            takes_filter: self.way == Way::CopyBeforeWrite,
+            no_filter: (self.way != Way::CopyBeforeWrite).then(|| "its way is another".to_owned()),
             takes_reader: self.way != Way::Push,
             bitmaps: bitmaps.collect(),
             below: Vec::new(),

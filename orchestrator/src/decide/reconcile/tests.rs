@@ -174,7 +174,7 @@ fn machine(process: Process, bitmaps: &[(u64, bool)]) -> Machine {
         backing: String::new(),
         iothread: None,
         shared: false,
-        takes_filter: false,
+        no_filter: Some("a test".into()),
         takes_reader: true,
         bitmaps: bitmaps.iter().map(named).collect(),
         below: Vec::new(),
