@@ -37,7 +37,7 @@ async fn machine(at: &LookAt, folders: &Folders) -> Result<Machine, QmpError> {
     let devices = Devices::query(&qmp).await?;
     let sight = Sight { qmp: &qmp, graph: Graph::query(&qmp).await?, nodes: &nodes };
     let mut found =
-        if at.disks.is_empty() { discovered(&devices) } else { named(&at.disks, &devices, &nodes) };
+        if at.disks.is_empty() { discovered(&devices) } else { named(&at.disks, &devices, &sight) };
     let mut disks = Vec::new();
     for wanted in std::mem::take(&mut found.disks) {
         match nodes.iter().find(|node| node.node_name.as_deref() == Some(&wanted.node)) {
@@ -81,13 +81,22 @@ struct Wanted<'a> {
 }
 
 /// The disks as the operator named them: by node, by legacy device name, or by the device's id.
-fn named<'a>(disks: &[(DiskName, String)], devices: &'a Devices, nodes: &[BlockNode]) -> Found<'a> {
+fn named<'a>(disks: &[(DiskName, String)], devices: &'a Devices, sight: &Sight<'_>) -> Found<'a> {
     let mut found = Found::default();
     for (name, given) in disks {
         let name = name.clone();
         let device = devices.find(given);
-        if nodes.iter().any(|node| node.node_name.as_ref() == Some(given)) {
-            found.disks.push(Wanted { name, node: given.clone(), device });
+        if sight.node(given).is_some() {
+            match sight.follow(given, !devices.0.is_empty()) {
+                Ok(node) => {
+                    // Whoever named both knows what is what.
+                    let named = disks.iter().any(|(_, other)| other == node);
+                    let node = if named { given.as_str() } else { node };
+                    let device = devices.find(node).or(device);
+                    found.disks.push(Wanted { name, node: node.to_owned(), device });
+                }
+                Err(why) => found.unusable.push((name, why)),
+            }
         } else if let Some(node) = device.and_then(|device| device.node.clone()) {
             found.disks.push(Wanted { name, node, device });
         } else if device.is_some() {
@@ -136,6 +145,39 @@ struct Sight<'a> {
 }
 
 impl Sight<'_> {
+    fn node(&self, name: &str) -> Option<&BlockNode> {
+        self.nodes.iter().find(|node| node.node_name.as_deref() == Some(name))
+    }
+
+    /// The node that a disk goes on in, which the operator named once. Somebody who takes an external snapshot puts an image
+    /// on top of that node, and QEMU only reads it from then on: to back it up would be to back up the past.
+    fn follow<'a>(&'a self, given: &'a str, has_devices: bool) -> Result<&'a str, String> {
+        let mut at = given;
+        loop {
+            let above = self.graph.above(at);
+            let used = above.iter().any(|(_, link)| *link != "backing");
+            let Some(node) = self.node(at).filter(|node| node.ro && !used) else { return Ok(at) };
+            match above.as_slice() {
+                [(overlay, _)] => at = overlay,
+                // What a guest wrote to once, and no device has any more.
+                [] if has_devices && node.dirty_bitmaps.iter().any(is_ours) => {
+                    return Err(format!(
+                        "no device uses node {at} any more, and it is only read: somebody took an external snapshot of the \
+                         disk, and merged it; name the node, or the device, that the disk has now"
+                    ));
+                }
+                [] => return Ok(at),
+                overlays => {
+                    let overlays: Vec<&str> = overlays.iter().map(|(overlay, _)| *overlay).collect();
+                    return Err(format!(
+                        "node {at} is only read, and lies below several images ({}); name the one that the disk is",
+                        overlays.join(", ")
+                    ));
+                }
+            }
+        }
+    }
+
     async fn disk(&self, wanted: Wanted<'_>, node: &BlockNode) -> Result<DiskSeen, QmpError> {
         let Self { qmp, graph, nodes } = self;
         // QEMU itself keeps other processes away from the file below a qcow2, whatever the device allows.
@@ -178,6 +220,10 @@ impl Sight<'_> {
         ours.sort();
         ours
     }
+}
+
+fn is_ours(bitmap: &Bitmap) -> bool {
+    bitmap.name.as_ref().is_some_and(|name| names::owner(name).is_some())
 }
 
 /// A bitmap without a name belongs to a running job.

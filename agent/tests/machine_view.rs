@@ -7,6 +7,7 @@ use journal::observation::VmSeen;
 use journal::{Done, Effect, FailureClass, Process};
 use machine::writer::{self, Writer};
 use machine::{Became, Hands, QCOW2, Qemu, RAW, READ_ONLY, bitmap, bitmaps};
+use serde_json::json;
 
 async fn rig(disks: &[machine::Disk]) -> (Qemu, Hands, tempfile::TempDir) {
     rig_with(Qemu::storage_daemon(disks, false)).await
@@ -143,6 +144,46 @@ async fn what_is_refused_leaves_nothing() {
     hands.perform(4, gone).await.failed(FailureClass::Refused);
     let seen = hands.assert_bare(2).await;
     assert!(bitmaps(&seen, 0).is_empty() && bitmaps(&seen, 1).is_empty());
+}
+
+/// What QEMU only reads, since somebody took a snapshot, is not the disk any more: it is followed, and nothing begins below.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_followed_to_the_image_that_somebody_puts_on_it() {
+    if !machine::fuse() {
+        return;
+    }
+    // Somebody has to use the disk: an image that nobody uses goes as soon as it has come.
+    let (qemu, mut hands, _home) = rig_with(Qemu::storage_daemon(&[QCOW2], true)).await;
+    let process = hands.machine(1).await.process;
+    hands.perform(1, Effect::AddCheckpoint(hands.checkpoint(process, 1, &[0], None))).await.done();
+    let qmp = machine::connect(&qemu.path("front.sock")).await;
+    for (node, overlay) in [("disk0", "above"), ("above", "top")] {
+        let file = qemu.path(overlay);
+        let snapshot = json!({"node-name": node, "snapshot-file": file, "snapshot-node-name": overlay});
+        qmp.execute("blockdev-snapshot-sync", snapshot).await.unwrap();
+        let since = hands.begin(hands.checkpoint(process, 2, &[0], Some(1)), &[0], &[1]);
+        let what = hands.perform(2, since).await.failed(FailureClass::Refused);
+        assert!(what.contains("only reads node disk0"), "{what}");
+        let add = Effect::AddCheckpoint(hands.checkpoint(process, 2, &[0], Some(1)));
+        hands.perform(3, add).await.failed(FailureClass::Refused);
+        let seen = hands.machine(1).await;
+        let disk = &seen.disks[0];
+        assert_eq!((disk.node.as_str(), disk.read_only, &disk.below), (overlay, false, &vec![bitmap(1)]));
+    }
+    // Above one image two: nobody can tell which of them is the disk. Unless both have names.
+    let other = qemu.path("other");
+    let (base, format) = (qemu.path("disk0.img"), ["-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
+    let options = [base.to_str().unwrap(), other.to_str().unwrap()];
+    machine::run("qemu-img", &[&["create"][..], &format, &options].concat());
+    let file = json!({"driver": "file", "filename": other});
+    qmp.blockdev_add(json!({"driver": "qcow2", "node-name": "other", "file": file, "backing": "disk0"}))
+        .await
+        .unwrap();
+    let VmSeen::Answering(seen) = hands.look(&[("vd0", "disk0")]).await else { panic!() };
+    assert!(seen.disks.is_empty() && seen.unusable[0].1.contains("below several images"), "{seen:?}");
+    let VmSeen::Answering(seen) = hands.look(&[("vd0", "top"), ("vd1", "other")]).await else { panic!() };
+    assert_eq!((seen.disks.len(), seen.unusable.len()), (2, 0), "{seen:?}");
+    qmp.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,14 @@ impl Graph {
         at.to_owned()
     }
 
+    /// Who stands directly on a node, as (name, link), but for our own nodes, which come and go with a view.
+    pub(crate) fn above(&self, node: &str) -> Vec<(&str, &str)> {
+        let Some(id) = self.id(node) else { return Vec::new() };
+        let edges = self.edges.iter().filter(|edge| edge.child == id);
+        let parents = edges.filter_map(|edge| Some((self.name(edge.parent)?, edge.name.as_str())));
+        parents.filter(|(parent, _)| names::owner(parent).is_none()).collect()
+    }
+
     /// How many stand directly on a node and may write to it.
     pub(super) fn writers(&self, node: &str) -> usize {
         let Some(id) = self.id(node) else { return 0 };

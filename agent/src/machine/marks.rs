@@ -16,11 +16,20 @@ pub(super) fn has_mark(checkpoint: &AddCheckpoint, nodes: &[BlockNode]) -> bool 
     checkpoint.disks.iter().any(marked)
 }
 
-/// A bitmap that is to stop at the new instant has to have recorded up to it: beside one that was removed or stopped
-/// meanwhile, the new one would look as if nothing were missing.
+/// Refuses a checkpoint that would look as if nothing were missing. A bitmap that is to stop at its instant has to have
+/// recorded up to it. And its node has to be what the guest writes to: QEMU takes a new bitmap on one that it only reads, and
+/// loses it when it ends (7.2 and 10.0).
 pub(super) fn check_marks(checkpoint: &AddCheckpoint, nodes: &[BlockNode]) -> Result<(), Stop> {
     for mark in &checkpoint.disks {
         let node = nodes.iter().find(|node| node.node_name.as_deref() == Some(&mark.node));
+        if node.is_some_and(|node| node.ro) {
+            let what = format!(
+                "disk {}: QEMU only reads node {} now, as it does when somebody takes an external snapshot; the next look at \
+                 the VM finds where the disk goes on, and its next backup is full",
+                mark.disk, mark.node
+            );
+            return Err(Stop::failed(FailureClass::Refused, what));
+        }
         for old in &mark.disable {
             let bitmap = node.and_then(|node| node.bitmap(old));
             if !bitmap.is_some_and(|bitmap| bitmap.recording) {
