@@ -1,17 +1,7 @@
 //! What operators of backup tools suffer from, one test for each pain, named after it. The pains are from the public
 //! trackers of such tools.
 //!
-//! Some of them are tested at length elsewhere:
-//!
-//! | pain | test |
-//! |---|---|
-//! | broken and missing bitmaps need a hand | `rows.rs`: `inconsistent`, `not_recording`, `missing_*`, `tracked_twice`; `refusals.rs`: `a_bitmap_that_somebody_removed_costs_one_disk_one_full` |
-//! | no recovery after a kill, anywhere | `crashes.rs`, and the crash matrix (`docs/crash-matrix.md`) |
-//! | a new, grown or missing disk breaks the VM's backup | `refusals.rs`: `a_disk_that_grew_is_full_and_one_that_went_is_left_out`, `disks_that_are_plugged_in_and_out_are_found_by_themselves` |
-//! | a full repository | `refusals.rs`: `a_full_repository_fails_its_backup_and_nothing_else` |
-//! | the guest stays frozen | `rows.rs`: `open_freeze`, `thaw_owed` |
-//! | the guest is paused or broken by its own backup | `agent/tests/machine_guard.rs`, on scratch files that grow too large |
-//! | other tools' objects are touched | `refusals.rs`: `what_belongs_to_others_is_shown_and_left_alone` |
+//! Their numbers are those of the list in `docs/recovery.md`, which names what is tested elsewhere, and at length.
 
 mod installation;
 
@@ -28,8 +18,11 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tests::backstay::Backstay;
+use tests::export::Export;
+use tests::guest::{self, Guest};
 use tests::invariants;
-use tests::lab::{PATIENCE, require, require_qemu, tool, until};
+use tests::lab::{Lab, PATIENCE, require, require_qemu, tool, until};
 use tests::matrix::cell::{self, HEALING, KILLED, Ledger};
 use tests::matrix::operation::commands;
 use tests::matrix::strike::crash;
@@ -37,7 +30,7 @@ use tests::point::Point;
 use tests::process::run;
 use tests::qsd::{Options, Qsd};
 use tests::restic::Restic;
-use tests::site::{Site, seed};
+use tests::site::{Site, add_repository, seed};
 
 /// Two small disks, somebody who writes to them, and two points.
 fn site() -> Site {
@@ -184,6 +177,56 @@ fn a_client_survives_the_restart_of_its_server() {
     invariants::until_rest(&site.backstay);
     let newest = site.backstay.ok(&["job", "list"])[0].clone();
     assert!(newest["state"] == "done" && newest["id"] != job.as_str(), "{newest}");
+}
+
+/// 7. A backup that cannot go on breaks, and its guest does not: thawed, it runs on without scratch space and without a target.
+#[test]
+fn a_guest_outlives_its_broken_backups() {
+    if !require_qemu() {
+        return;
+    }
+    let lab = Lab::new();
+    let images = ["a", "b"].map(|name| lab.qcow2(&format!("{name}.qcow2"), 64 * MIB));
+    for image in &images {
+        // Not zeros: to keep those takes no scratch space.
+        let write = format!("write -q -P 255 0 {}", 64 * MIB);
+        run(tool("qemu-io").args(["-f", "qcow2", "-c", &write]).arg(image), PATIENCE);
+    }
+    let options = guest::Options { images: Some(images), ..guest::Options::new("guest") };
+    let mut guest = Guest::start(&lab, options);
+    let config = lab.path("backstay.toml");
+    fs::write(&config, "[limits]\nscratch = \"2M\"\n").expect("the lab's folder takes a file");
+    let mut backstay = Backstay::start_with(&lab, "data", &["--config", &text(&config)], &[]);
+    HEALING.iter().chain(&["a view is given up"]).for_each(|words| backstay.expect_log(words));
+    let restic = Restic::new(&lab, "repo");
+    add_repository(&backstay, &restic);
+    let (qmp, agent) = (text(&guest.qmp_socket()), text(&guest.agent_socket()));
+    let disks = ["--disk", "a=a", "--disk", "b=b"];
+    backstay.ok(&[&["vm", "add", "vm", "--qmp", &qmp, "--guest-agent", &agent][..], &disks].concat());
+
+    let export = Export::create(&backstay, &[]);
+    let ended = until("the view is given up", PATIENCE, || {
+        let export = Export::find(&backstay, &export.id);
+        (export.state == "ended").then_some(export)
+    });
+    let reason = ended.reason.unwrap_or_default();
+    assert!(reason.contains("given up so that the guest could go on"), "{reason}");
+    runs_on(&mut guest);
+
+    let away = restic.repository().with_extension("away");
+    fs::rename(restic.repository(), &away).expect("it is there");
+    let failed = backstay.run(&["backup", "vm", "--wait"]);
+    assert_eq!(failed.json["jobs"][0]["state"], "failed", "{}", failed.json);
+    invariants::until_rest(&backstay);
+    runs_on(&mut guest);
+    assert_eq!(guest.agent("guest-fsfreeze-status"), "thawed");
+}
+
+/// The machine is neither paused nor in an error, and its guest writes.
+#[track_caller]
+fn runs_on(guest: &mut Guest) {
+    assert_eq!(guest.look().ok("query-status", json!({}))["status"], "running");
+    guest.until_progress();
 }
 
 /// 8. Storage that does not answer stops its own backups and nothing else.
@@ -409,4 +452,30 @@ fn another_tools_leftovers_cause_no_full_backups() {
             qsd.restart();
         }
     }
+}
+
+/// The list in `docs/recovery.md` names tests that there are, and every number of this file.
+#[test]
+fn every_pain_of_the_documented_list_has_its_test() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(tests.join("../docs/recovery.md")).expect("the list is documented");
+    let (_, list) = page.split_once("## What operators suffer from, by test").expect("it has its heading");
+    let mut sources = String::new();
+    for folder in ["tests", "tests/rows", "../agent/tests"].map(|folder| tests.join(folder)) {
+        for file in fs::read_dir(&folder).expect("a folder of tests").flatten() {
+            sources.extend(fs::read_to_string(file.path()));
+        }
+    }
+    let rows: Vec<&str> = list.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    for row in &rows {
+        let number = row.split('|').nth(1).unwrap_or_default().trim();
+        let named = row.split('`').skip(1).step_by(2).filter(|name| *name != "rows" && !name.contains('.'));
+        for name in named {
+            // A row of the reconcile table becomes a test by a macro.
+            let there = [format!("fn {name}("), format!("\n    {name}: ")];
+            assert!(there.iter().any(|it| sources.contains(it)), "pain {number}: there is no test {name}");
+        }
+        assert!(sources.contains(&format!("/// {number}. ")), "pain {number} has no test of its own");
+    }
+    assert_eq!(rows.len(), 12, "{rows:?}");
 }
