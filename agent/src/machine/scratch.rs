@@ -29,8 +29,8 @@ const RESERVED_AT_A_TIME: usize = 64 << 30;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The longest that it may take while QEMU is touched. What answers later has hung, and copies into it that nobody waits for
-/// any more come to their end now: a QEMU 10.0 that changes its nodes at that very moment can miss the last one's end, and
-/// hang, guest and all (decision 11).
+/// any more come to their end now: a QEMU 10.0 with iothreads that changes its nodes at that very moment can hang (decision
+/// 17).
 const PROMPT: Duration = Duration::from_secs(2);
 
 /// Who looks at a folder now. A look that hangs keeps its turn, so that a hung storage costs one thread and no more.
