@@ -8,8 +8,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::jitter;
 use crate::policy::{Mode, Overlap, Policy, Timing};
-use crate::{jitter, window::Window};
 
 /// A backup that should start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -146,15 +146,7 @@ impl<'a> Plan<'a> {
 
     /// Why no run of this schedule can start at this instant, whatever the machine.
     pub(crate) fn obstacle(&self, timing: &Timing, at: DateTime<Utc>) -> Option<Why<'a>> {
-        let zone = timing.schedule.zone();
-        let closed = |window: &Window| !window.is_open(zone, at);
-        if self.policy.paused {
-            Some(Why::Paused)
-        } else if timing.window.as_ref().is_some_and(closed) {
-            Some(Why::OutsideWindow)
-        } else {
-            self.policy.blackout.covering(zone, at).map(Why::Blackout)
-        }
+        if self.policy.paused { Some(Why::Paused) } else { self.policy.opening(timing).closed(at) }
     }
 
     /// Leaves one occurrence in each slot, the one that reads most, and refuses the others. The result is in

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use crate::blackout::Blackout;
+use crate::occurrence::Why;
 use crate::window::Window;
 
 /// So many ends of blackouts and openings of windows are gone through for the next start; a start that is not found
@@ -18,9 +19,17 @@ pub(crate) struct Opening<'a> {
     pub zone: Tz,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
     pub(crate) fn is_open(&self, at: DateTime<Utc>) -> bool {
-        self.next_step(at).is_none()
+        self.closed(at).is_none()
+    }
+
+    /// Why no run may start at an instant.
+    pub(crate) fn closed(&self, at: DateTime<Utc>) -> Option<Why<'a>> {
+        if self.window.is_some_and(|window| !window.is_open(self.zone, at)) {
+            return Some(Why::OutsideWindow);
+        }
+        self.blackout.covering(self.zone, at).map(Why::Blackout)
     }
 
     /// `at` when runs may start then, else the next instant at which they may. Where there is none, as with a window that

@@ -4,10 +4,11 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::blackout::Blackout;
 use crate::keep::Rule;
+use crate::occurrence::Why;
 use crate::opening::Opening;
 use crate::retry::Retry;
 use crate::schedule::Schedule;
@@ -191,6 +192,24 @@ impl Policy {
     /// When runs of one of its schedules may start.
     pub(crate) fn opening<'a>(&'a self, timing: &'a Timing) -> Opening<'a> {
         Opening { window: timing.window.as_ref(), blackout: &self.blackout, zone: timing.schedule.zone() }
+    }
+
+    /// Why no run of a schedule may start at an instant, whatever it was due for: its window is closed, or the blackout covers
+    /// the instant. A schedule that the policy does not have any more, by its [`Timing::key`], has no hours to keep.
+    #[must_use]
+    pub fn closed(&self, schedule: &str, at: DateTime<Utc>) -> Option<Why<'_>> {
+        self.opening(self.timing(schedule)?).closed(at)
+    }
+
+    /// The first instant after a closed one at which runs of a schedule may start again; none where there is none to be found.
+    #[must_use]
+    pub fn opens(&self, schedule: &str, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let opens = self.opening(self.timing(schedule)?).open_from(at);
+        (opens > at).then_some(opens)
+    }
+
+    fn timing(&self, key: &str) -> Option<&Timing> {
+        self.schedules.iter().find(|timing| timing.key() == key)
     }
 
     /// The machines it speaks of, in the order given.

@@ -2,7 +2,7 @@
 //! however many wait.
 //!
 //! ```text
-//!   lane (repository, class, policy, priority) ──▶ its places in order: of each free VM the first, and all without a VM
+//!   lane (repository, class, policy, schedule, priority) ──▶ its places in order: of each free VM the first, and all without a VM
 //!   VM ──▶ what holds it: the job that has begun ──▶ while it does, none of its places is in a lane
 //!                         but those that only look, once the job only offers a view to others
 //! ```
@@ -18,7 +18,7 @@ use super::{Job, JobState};
 use crate::ids::{JobId, PointId, PolicyName, RepositoryName, Time, VmId};
 use crate::record::Work;
 
-/// What jobs of one lane have in common: where one may begin, so may the next, but for its VM and its time.
+/// What jobs of one lane have in common: where one may begin, so may the next, but for its VM and its instant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lane {
     /// The repository that they work in.
@@ -27,6 +27,9 @@ pub struct Lane {
     pub class: LaneClass,
     /// The policy that asked for them; none for what was asked for by hand.
     pub policy: Option<PolicyName>,
+    /// The key of the schedule whose hours they keep to; none for what was asked for by hand, a policy's run that is tried
+    /// again included.
+    pub schedule: Option<String>,
     /// Their priority.
     pub priority: i8,
 }
@@ -299,13 +302,24 @@ impl Lane {
                 _ => LaneClass::Usual,
             },
             policy: job.due.as_ref().map(|due| due.policy.clone()),
+            schedule: job
+                .due
+                .as_ref()
+                .filter(|_| job.terms.retries.is_none())
+                .map(|due| due.schedule.clone()),
             priority: job.terms.priority,
         }
     }
 }
 
 fn lowest() -> Arc<Lane> {
-    Arc::new(Lane { repository: None, class: LaneClass::Usual, policy: None, priority: i8::MIN })
+    Arc::new(Lane {
+        repository: None,
+        class: LaneClass::Usual,
+        policy: None,
+        schedule: None,
+        priority: i8::MIN,
+    })
 }
 
 fn place(job: &Job) -> Place {

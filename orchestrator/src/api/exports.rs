@@ -143,7 +143,7 @@ fn view(shared: &Shared, state: &State, job: &Job, work: &ExportWork) -> ExportV
         way: plan.map(|plan| plan.way.to_string()),
         disks: disks.collect(),
         left_out: left_out.collect(),
-        reason: job.reason.clone().or_else(|| jobs::waits(shared, state, job)),
+        reason: job.reason.clone().or_else(|| jobs::Sight::new(shared, state).waits(job)),
         ended: job.ended.map(|at| at.to_string()),
     }
 }

@@ -1,14 +1,17 @@
 //! Jobs: the live ones from the state, the others from the history index.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State as Extract};
 use journal::record::{CancelAsked, PauseAsked, Work};
-use journal::state::{Job, JobState, Try};
-use journal::{JobId, State, VmId};
+use journal::state::{Job, JobState, Lane, Try};
+use journal::{JobId, PolicyName, State, Time, VmId};
+use policies::Policy;
 use serde::Deserialize;
 
 use super::view::{JobView, ProgressView, StepView, TryView};
@@ -47,7 +50,8 @@ pub(super) async fn list(Extract(api): Extract<Api>, Query(filter): Query<Filter
     let mut jobs: Vec<&Job> = state.jobs.values().filter(wanted).chain(older).collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
     jobs.truncate(filter.limit.unwrap_or(jobs.len()));
-    Ok(Json(jobs.into_iter().map(|job| view(&api.shared, &state, job)).collect()))
+    let sight = Sight::new(&api.shared, &state);
+    Ok(Json(jobs.into_iter().map(|job| view(&sight, job)).collect()))
 }
 
 /// The VM that a job is about: its own, or its restore point's.
@@ -90,7 +94,7 @@ pub(super) async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> 
     let missing = || Refusal::not_found(format!("no job `{id}`; `job list` shows them"));
     let parsed: JobId = id.parse().map_err(|_| missing())?;
     let state = shared.state.read().await;
-    known(shared, &state, parsed).map(|job| view(shared, &state, &job)).ok_or_else(missing)
+    known(shared, &state, parsed).map(|job| view(&Sight::new(shared, &state), &job)).ok_or_else(missing)
 }
 
 /// A job, live or finished.
@@ -147,7 +151,8 @@ async fn set_paused(api: &Api, id: String, paused: bool) -> Answer<JobView> {
     find(&api.shared, &id).await.map(Json)
 }
 
-fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
+fn view(sight: &Sight<'_>, job: &Job) -> JobView {
+    let Sight { shared, state, .. } = *sight;
     let progress = job.open_step().and_then(|step| shared.progress_of(step.intent));
     let point = match &job.work {
         Work::Restore(work) => Some(work.point),
@@ -173,7 +178,7 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
         state: job.state.to_string(),
         policy: job.due.as_ref().map(|due| due.policy.to_string()),
         attempt: job.attempt(),
-        reason: waits(shared, state, job).or_else(|| job.reason.clone()),
+        reason: sight.waits(job).or_else(|| job.reason.clone()),
         advice: job
             .class
             .filter(|_| job.state == JobState::Failed)
@@ -195,35 +200,64 @@ fn view(shared: &Shared, state: &State, job: &Job) -> JobView {
     view
 }
 
-/// What a job waits for that an operator should know of, or do something about.
-pub(super) fn waits(shared: &Shared, state: &State, job: &Job) -> Option<String> {
-    if job.pause_asked {
-        return Some("it comes to rest where nothing of it must be left as it is".to_owned());
+/// What jobs are shown from: each policy is read once, however many of its jobs wait.
+pub(super) struct Sight<'a> {
+    shared: &'a Shared,
+    state: &'a State,
+    policies: RefCell<BTreeMap<PolicyName, Option<Policy>>>,
+}
+
+impl<'a> Sight<'a> {
+    pub(super) fn new(shared: &'a Shared, state: &'a State) -> Self {
+        Self { shared, state, policies: RefCell::default() }
     }
-    if job.state != JobState::Queued {
-        return None;
+
+    /// Why a job whose time has come does not start at this hour, and when it may.
+    pub(super) fn out_of_hours(&self, job: &Job) -> Option<String> {
+        let Lane { policy: Some(name), schedule: Some(schedule), .. } = Lane::of(job) else { return None };
+        let recorded = self.state.policies.get(&name)?;
+        let mut policies = self.policies.borrow_mut();
+        let policy = policies.entry(name).or_insert_with(|| super::policies::parsed(recorded)).as_ref()?;
+        let now = drive::now().to_utc();
+        let why = policy.closed(&schedule, now)?;
+        let opens = policy.opens(&schedule, now).map(|opens| format!("; not before {}", Time::from(opens)));
+        Some(format!("{why}{}", opens.unwrap_or_default()))
     }
-    if let Some(trouble) = shared.trouble().filter(|_| !job.work.frees_room()) {
-        return Some(format!("{}; {}", trouble.what, trouble.advice));
+
+    /// What a job waits for that an operator should know of, or do something about.
+    pub(super) fn waits(&self, job: &Job) -> Option<String> {
+        let Sight { shared, state, .. } = *self;
+        if job.pause_asked {
+            return Some("it comes to rest where nothing of it must be left as it is".to_owned());
+        }
+        if job.state != JobState::Queued {
+            return None;
+        }
+        if let Some(trouble) = shared.trouble().filter(|_| !job.work.frees_room()) {
+            return Some(format!("{}; {}", trouble.what, trouble.advice));
+        }
+        if job.not_before > drive::now() {
+            let last =
+                job.tries.last().map(|last| format!("; the last try: {}", last.reason)).unwrap_or_default();
+            return Some(format!("not before {}{last}", job.not_before));
+        }
+        if let Some(why) = self.out_of_hours(job) {
+            return Some(why);
+        }
+        if let Some(export) = queue::waits_for_export(state, job) {
+            let until = super::exports::expires(export).map(|at| format!(" until {at}"));
+            return Some(format!(
+                "an export of the VM, {id}, is open{until}; `export remove {id}` ends it",
+                id = export.id,
+                until = until.unwrap_or_default()
+            ));
+        }
+        let looks = matches!(job.work, Work::Reconcile { .. });
+        let mut holders = state.queue().holders_of(job.work.vm()?);
+        let holder =
+            holders.find(|it| !(looks && state.jobs.get(it).is_some_and(|holder| holder.is_offering())))?;
+        Some(format!("{holder} is at work on this VM"))
     }
-    if job.not_before > drive::now() {
-        let last =
-            job.tries.last().map(|last| format!("; the last try: {}", last.reason)).unwrap_or_default();
-        return Some(format!("not before {}{last}", job.not_before));
-    }
-    if let Some(export) = queue::waits_for_export(state, job) {
-        let until = super::exports::expires(export).map(|at| format!(" until {at}"));
-        return Some(format!(
-            "an export of the VM, {id}, is open{until}; `export remove {id}` ends it",
-            id = export.id,
-            until = until.unwrap_or_default()
-        ));
-    }
-    let looks = matches!(job.work, Work::Reconcile { .. });
-    let mut holders = state.queue().holders_of(job.work.vm()?);
-    let holder =
-        holders.find(|it| !(looks && state.jobs.get(it).is_some_and(|holder| holder.is_offering())))?;
-    Some(format!("{holder} is at work on this VM"))
 }
 
 fn try_view(it: &Try) -> TryView {

@@ -14,6 +14,7 @@ use journal::state::JobState;
 use journal::{ReceiverName, State, Time};
 
 use super::Api;
+use super::jobs::Sight;
 use crate::drive::{self, Counters, Histogram, Shared};
 
 pub(super) async fn show(Extract(api): Extract<Api>) -> impl IntoResponse {
@@ -22,7 +23,7 @@ pub(super) async fn show(Extract(api): Extract<Api>) -> impl IntoResponse {
     let mut page = Page::default();
     vms(&mut page, &state, drive::now());
     repositories(&mut page, &state, &counters);
-    queue(&mut page, &state, drive::now());
+    queue(&mut page, &api.shared, &state, drive::now());
     notices(&mut page, &state, &api.shared.receivers);
     happened(&mut page, &counters);
     stalls(&mut page, &counters);
@@ -163,7 +164,7 @@ fn stalls(page: &mut Page, counters: &Counters) {
     }
 }
 
-fn queue(page: &mut Page, state: &State, now: Time) {
+fn queue(page: &mut Page, shared: &Shared, state: &State, now: Time) {
     let name = "backstay_jobs";
     page.family(name, "gauge", "Jobs that are not over.");
     for wanted in [JobState::Queued, JobState::Running, JobState::Paused] {
@@ -180,11 +181,16 @@ fn queue(page: &mut Page, state: &State, now: Time) {
     for (policy, waiting) in depth {
         page.sample(name, &[("policy", policy)], number(waiting));
     }
-    let due = state.jobs.values().filter(|job| job.state == JobState::Queued).map(|job| job.not_before);
-    let longest = due.min().map_or(0.0, |since| seconds(now.0 - since.0).max(0.0));
+    let queued = state.jobs.values().filter(|job| job.state == JobState::Queued);
+    let sight = Sight::new(shared, state);
+    let longest = queued.fold(None, |longest: Option<Time>, job| {
+        let longer = longest.is_none_or(|since| job.not_before < since);
+        if longer && sight.out_of_hours(job).is_none() { Some(job.not_before) } else { longest }
+    });
+    let longest = longest.map_or(0.0, |since| seconds(now.0 - since.0).max(0.0));
     page.gauge(
         "backstay_queue_longest_wait_seconds",
-        "How long the job that waits longest could have run.",
+        "How long the job that waits longest could have run; one that waits for its window does not count.",
         longest,
     );
     page.gauge(

@@ -68,7 +68,7 @@ fn change(state: &State, policy: &Policy) -> Result<(Option<Record>, PolicyChang
 }
 
 /// A recorded policy, read again.
-fn parsed(recorded: &Recorded) -> Option<Policy> {
+pub(super) fn parsed(recorded: &Recorded) -> Option<Policy> {
     let mut policy = file::read(&recorded.text).ok()?.into_iter().next()?;
     policy.paused |= recorded.paused;
     Some(policy)

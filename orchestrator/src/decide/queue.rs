@@ -1,7 +1,7 @@
 //! The queue: which job may run now, and which comes first of those that may.
 //!
 //! One job for each VM at a time; nothing beside a prune in one repository; limits on all, on each repository and on each
-//! policy. Within these, the one that has waited longest goes first: a step of priority counts as [`STEP`] of waiting, and
+//! policy; no run of a schedule while its window is closed or its policy's blackout lasts. Within these, the one that has waited longest goes first: a step of priority counts as [`STEP`] of waiting, and
 //! each job of the same policy that runs already as [`SHARE`] less. Both are fixed amounts and waiting is not, so
 //! everybody's turn comes.
 //!
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use journal::record::{End, JobEnded, JobStarted, Work};
 use journal::state::{Job, Lane, LaneClass, Place};
 use journal::{FailureClass, JobId, PolicyName, RepositoryName, State, Time};
+use policies::due::Why;
 
 use super::{CheckStep, Decision, Live, jobs};
 
@@ -29,7 +30,7 @@ pub fn admit(state: &State, live: &Live, now: Time) -> Option<Decision> {
         return Some(Decision::end(job, End::Cancelled, cancelled_why(state, job)));
     }
     if let Some((deadline, job)) = queue.next_deadline().filter(|(deadline, _)| *deadline <= now) {
-        return Some(too_late(state, job, deadline));
+        return Some(too_late(state, live, job, deadline));
     }
     if queue.working() >= live.limits.jobs {
         return None;
@@ -46,11 +47,15 @@ fn cancelled_why(state: &State, job: JobId) -> Option<String> {
     Some(said.unwrap_or_else(|| "cancelled before it started".to_owned()))
 }
 
-fn too_late(state: &State, job: JobId, deadline: Time) -> Decision {
-    let last = state.jobs.get(&job).and_then(|job| job.tries.last());
+fn too_late(state: &State, live: &Live, job: JobId, deadline: Time) -> Decision {
+    let waiting = state.jobs.get(&job);
+    let last = waiting.and_then(|job| job.tries.last());
     let (class, reason) = match last {
         None => {
-            (FailureClass::TooLate, format!("it was still waiting for its turn at its deadline, {deadline}"))
+            let closed = waiting.and_then(|job| closed(live, &Lane::of(job), deadline));
+            let closed = closed.map(|why| format!(" ({why})")).unwrap_or_default();
+            let reason = format!("it was still waiting for its turn at its deadline, {deadline}{closed}");
+            (FailureClass::TooLate, reason)
         }
         Some(last) => {
             (last.class, format!("{}; its deadline, {deadline}, came before the next try", last.reason))
@@ -108,7 +113,10 @@ fn first(state: &State, live: &Live, now: Time) -> Option<JobId> {
     let alone = waiting_alone(state, live, now);
     let mut best: Option<(i64, JobId)> = None;
     for (lane, places) in state.queue().fronts() {
-        if (live.full && !lane.class.frees_room()) || !tally.has_room(live, lane) {
+        if (live.full && !lane.class.frees_room())
+            || !tally.has_room(live, lane)
+            || closed(live, lane, now).is_some()
+        {
             continue;
         }
         let Some(place) = due(places, now).find(|place| !is_under_check(state, live, place.job)) else {
@@ -160,6 +168,19 @@ fn is_under_check(state: &State, live: &Live, job: JobId) -> bool {
     vm.is_some_and(|vm| live.checks.contains_key(&vm))
 }
 
+/// Why nothing of a lane starts at an instant: what waited past the end of its window starts when that opens again.
+fn closed<'a>(live: &'a Live, lane: &Lane, at: Time) -> Option<Why<'a>> {
+    let (policy, schedule) = (lane.policy.as_ref()?, lane.schedule.as_ref()?);
+    live.policies.get(policy)?.policy.closed(schedule, at.to_utc())
+}
+
+/// When a lane that is closed now opens.
+fn opens(live: &Live, lane: &Lane, now: Time) -> Option<Time> {
+    closed(live, lane, now)?;
+    let (policy, schedule) = (lane.policy.as_ref()?, lane.schedule.as_ref()?);
+    live.policies.get(policy)?.policy.opens(schedule, now.to_utc()).map(Time::from)
+}
+
 /// Whether an earlier run of a policy that this one comes after is not over.
 fn waits_for_another(state: &State, live: &Live, lane: &Lane, place: &Place) -> bool {
     let parsed = lane.policy.as_ref().and_then(|name| live.policies.get(name));
@@ -178,14 +199,15 @@ pub fn waits_for_export<'a>(state: &'a State, job: &Job) -> Option<&'a Job> {
     holders.find(|holder| matches!(holder.work, Work::Export(_)) && !(looks && holder.is_offering()))
 }
 
-/// When something may become due by itself: a waiting job's start, or its deadline.
+/// When something may become due by itself: a waiting job's start, the opening of its window, or its deadline.
 #[must_use]
-pub fn next_instant(state: &State, now: Time) -> Option<Time> {
+pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
     // One that is due and does not start waits for something that a record will say.
     let after = Place { not_before: now, job: JobId(u64::MAX) };
     let starts = state.queue().fronts().filter_map(|(_, places)| places.range(after..).next());
     let starts = starts.map(|place| place.not_before);
-    starts.chain(state.queue().next_deadline().map(|(deadline, _)| deadline)).min()
+    let openings = state.queue().fronts().filter_map(|(lane, _)| opens(live, lane, now));
+    starts.chain(openings).chain(state.queue().next_deadline().map(|(deadline, _)| deadline)).min()
 }
 
 #[cfg(test)]

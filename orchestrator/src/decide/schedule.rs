@@ -177,7 +177,7 @@ fn cancelled(state: &State, policy: &PolicyName, vm: VmId, at: Time) -> Vec<jour
 pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
     // A paused policy's too: what it does not run is answered for while it is paused, and not made up for afterwards.
     let runs = live.policies.values().filter_map(|parsed| parsed.next).filter(|next| *next > now);
-    runs.chain(queue::next_instant(state, now)).min()
+    runs.chain(queue::next_instant(state, live, now)).min()
 }
 
 #[cfg(test)]

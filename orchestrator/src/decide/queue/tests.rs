@@ -137,11 +137,73 @@ fn limits_hold_and_a_deadline_ends_the_wait() {
     assert_eq!(next(&mut state, &live), None);
     let terms = Terms { deadline: Some(Time(50)), ..Terms::default() };
     apply(&mut state, JobQueued { job: JobId(4), work: backup(3), due: None, terms });
-    assert_eq!(next_instant(&state, Time(1)), Some(Time(50)));
+    assert_eq!(next_instant(&state, &live, Time(1)), Some(Time(50)));
     assert_eq!(admit(&state, &live, Time(49)), None);
     let decision = admit(&state, &live, Time(50)).unwrap();
     let [Record::JobEnded(ended)] = &decision.records[..] else { panic!("{decision:?}") };
     assert_eq!((ended.job, ended.end, ended.class), (JobId(4), End::Failed, Some(FailureClass::TooLate)));
+}
+
+/// A policy that runs at 22 o'clock, from 20 to 6 only, and not at all on 2 January 1970; with jobs that are due.
+fn by_night(state: &mut State, jobs: u64) -> Live {
+    let text = "name = \"p\"\nrepositories = [\"main\"]\nselect.names = [\"*\"]\nblackout = \"1970-01-02\"\n\
+                schedules = [{ cron = \"0 22 * * *\", window = \"20:00-06:00\" }]\n";
+    apply(state, PolicyApplied { name: "p".parse().unwrap(), text: text.into() });
+    let mut live = Live::default();
+    assert!(live.refresh_policies(state).is_empty());
+    for (number, job) in (1..=jobs).zip(state.next.job.0..) {
+        let due = Due { schedule: "0 22 * * *".into(), ..due("p", -2 * HOUR) };
+        let work = backup(u128::from(number));
+        apply(state, JobQueued { job: JobId(job), work, due: Some(due), terms: Terms::default() });
+    }
+    live
+}
+
+const HOUR: i64 = 3_600_000_000;
+
+#[test]
+fn what_waited_past_the_end_of_its_window_starts_when_it_opens_again() {
+    let mut state = queued(&[]);
+    let live = by_night(&mut state, 1);
+    let first = |hour: i64| first(&state, &live, Time(hour * HOUR));
+    assert_eq!((first(-2), first(5)), (Some(JobId(1)), Some(JobId(1))));
+    assert_eq!((first(6), first(19), first(20)), (None, None, Some(JobId(1))));
+    assert_eq!(next_instant(&state, &live, Time(6 * HOUR)), Some(Time(20 * HOUR)));
+    // The blackout is over in the middle of the night.
+    assert_eq!((first(24), first(47), first(48)), (None, None, Some(JobId(1))));
+    assert_eq!(next_instant(&state, &live, Time(24 * HOUR)), Some(Time(48 * HOUR)));
+}
+
+#[test]
+fn a_closed_window_holds_back_its_own_jobs_alone_and_no_try_by_hand() {
+    let mut state = queued(&[]);
+    let live = by_night(&mut state, 1);
+    let due = state.jobs[&JobId(1)].due.clone();
+    let by_hand = Terms { priority: 5, retries: Some(JobId(1)), ..Terms::default() };
+    apply(&mut state, JobQueued { job: JobId(2), work: backup(2), due: due.clone(), terms: by_hand });
+    assert_eq!(first(&state, &live, Time(7 * HOUR)), Some(JobId(2)), "whoever tries again by hand means now");
+    // A schedule that the policy has no more has no hours.
+    let due = due.map(|due| Due { schedule: "0 23 * * *".into(), ..due });
+    apply(&mut state, JobQueued { job: JobId(3), work: backup(3), due, terms: Terms::default() });
+    assert_eq!(next_instant(&state, &live, Time(7 * HOUR)), Some(Time(20 * HOUR)));
+    apply(&mut state, JobStarted { job: JobId(2) });
+    assert_eq!(first(&state, &live, Time(7 * HOUR)), Some(JobId(3)));
+}
+
+#[test]
+fn a_deadline_that_comes_before_the_window_opens_says_so() {
+    let mut state = queued(&[]);
+    let live = by_night(&mut state, 0);
+    let terms = Terms { deadline: Some(Time(7 * HOUR)), ..Terms::default() };
+    let due = Due { schedule: "0 22 * * *".into(), ..due("p", 0) };
+    apply(&mut state, JobQueued { job: JobId(1), work: backup(1), due: Some(due), terms });
+    assert_eq!(admit(&state, &live, Time(6 * HOUR)), None);
+    assert_eq!(next_instant(&state, &live, Time(6 * HOUR)), Some(Time(7 * HOUR)));
+    let decision = admit(&state, &live, Time(7 * HOUR)).unwrap();
+    let [Record::JobEnded(ended)] = &decision.records[..] else { panic!("{decision:?}") };
+    assert_eq!(ended.class, Some(FailureClass::TooLate));
+    let reason = ended.reason.as_deref().unwrap();
+    assert!(reason.ends_with("(outside the schedule's window)"), "{reason}");
 }
 
 #[test]

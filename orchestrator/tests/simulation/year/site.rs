@@ -1,6 +1,7 @@
 //! The installation: its policies, VMs, hosts and repositories. Owns the table of what is asked for, in the words of policy
 //! files; what follows from it is told by the product on one side and by the oracle on the other.
 
+use chrono::Timelike;
 use journal::effect::{RepositoryAddress, VmAddress};
 use journal::{RepositoryName, VmId, VmName};
 
@@ -14,6 +15,8 @@ pub struct Asked {
     /// By number.
     pub repositories: &'static [usize],
     pub concurrency: Option<u32>,
+    /// The hours of its zone's clock from which and up to which its runs start, over midnight where the first is the later.
+    pub window: Option<(u32, u32)>,
     /// The rest of each schedule.
     timing: &'static str,
     /// The rest of the file.
@@ -28,7 +31,7 @@ const fn asked(
     timing: &'static str,
     rest: &'static str,
 ) -> Asked {
-    Asked { share, zone, crons, repositories, concurrency: None, timing, rest }
+    Asked { share, zone, crons, repositories, concurrency: None, window: None, timing, rest }
 }
 
 /// Twenty policies in fifteen zones. Most of the instants are such as the clocks skip or show twice on some day of the year.
@@ -42,22 +45,28 @@ pub const POLICIES: &[Asked] = &[
     asked(50, "Africa/Casablanca", &["30 2 * * *"], &[6], "missed = \"all\"", "keep = \"daily=3,monthly=1\""),
     asked(60, "Antarctica/Troll", &["0 2 * * 0,3"], &[7], "jitter = \"40m\"", "keep = \"last=3\""),
     asked(50, "UTC", &["@every 36h"], &[0], "", "keep = \"last=4\"\ndeadline = \"6h\""),
-    asked(
-        40,
-        "Europe/Berlin",
-        &["0 22 * * 0", "0 22 * * *"],
-        &[1],
-        "window = [\"20:00-06:00\"]",
-        "keep = { style = \"proxmox\", last = 2, weekly = 2 }",
-    ),
-    asked(
-        10,
-        "America/Chicago",
-        &["45 * * * *"],
-        &[2],
-        "window = [\"01:00-04:00\"]",
-        "keep = \"last=6\"\nretry = { attempts = 2, backoff = \"2m\" }",
-    ),
+    Asked {
+        window: Some((20, 6)),
+        ..asked(
+            40,
+            "Europe/Berlin",
+            &["0 22 * * 0", "0 22 * * *"],
+            &[1],
+            "",
+            "keep = { style = \"proxmox\", last = 2, weekly = 2 }",
+        )
+    },
+    Asked {
+        window: Some((1, 4)),
+        ..asked(
+            10,
+            "America/Chicago",
+            &["45 * * * *"],
+            &[2],
+            "",
+            "keep = \"last=6\"\nretry = { attempts = 2, backoff = \"2m\" }",
+        )
+    },
     asked(60, "America/Sao_Paulo", &["0 3 1 * *"], &[3], "missed = \"all\"", "keep = \"monthly=3\""),
     asked(
         60,
@@ -93,9 +102,19 @@ impl Asked {
         if self.zone == "UTC" { cron.to_owned() } else { format!("{cron} {}", self.zone) }
     }
 
+    /// Whether its runs may start at an instant.
+    pub fn is_open(&self, at: i64) -> bool {
+        let Some((from, to)) = self.window else { return true };
+        let zone: chrono_tz::Tz = self.zone.parse().unwrap();
+        let hour = chrono::DateTime::from_timestamp_micros(at).unwrap().with_timezone(&zone).hour();
+        if from < to { (from..to).contains(&hour) } else { hour >= from || hour < to }
+    }
+
     /// Its file. Of two schedules the first is the full one.
     pub fn text(&self, policy: usize) -> String {
         let modes: &[&str] = if self.crons.len() > 1 { &["full", "differential"] } else { &["auto"] };
+        let hours = |(from, to)| format!("window = [\"{from:02}:00-{to:02}:00\"]\n");
+        let window = self.window.map(hours).unwrap_or_default();
         let schedules: String = self
             .crons
             .iter()
@@ -103,7 +122,7 @@ impl Asked {
             .map(|(cron, mode)| {
                 let zone = self.zone;
                 format!(
-                    "\n[[schedules]]\ncron = \"{cron}\"\ntime_zone = \"{zone}\"\nmode = \"{mode}\"\n{}\n",
+                    "\n[[schedules]]\ncron = \"{cron}\"\ntime_zone = \"{zone}\"\nmode = \"{mode}\"\n{window}{}\n",
                     self.timing
                 )
             })

@@ -8,11 +8,11 @@ use journal::state::Job;
 use journal::{Effect, JobId, PointId, Record, RepositoryName, State, VmId};
 use orchestrator::decide::Limits;
 
-use super::HOUR;
-use super::site::{POLICIES, number_of};
+use super::site::{Asked, POLICIES, number_of};
+use super::{HOUR, MINUTE};
 
 /// No job waits longer than this for its turn, from the instant at which it might start: whatever its priority, and the time
-/// during which nobody was there left out.
+/// during which nobody was there, and that during which its window was closed, left out.
 pub const LONGEST_WAIT: i64 = 24 * HOUR;
 
 #[derive(Default)]
@@ -24,6 +24,8 @@ pub struct Watch {
     /// Times during which nobody was there.
     pub down: Vec<(i64, i64)>,
     pub waits: Vec<i64>,
+    /// Tries that waited for a window to open again.
+    pub held_back: u64,
     /// Backups by how they ended, tries by why there was another.
     pub ended: BTreeMap<String, u64>,
     pub retried: BTreeMap<String, u64>,
@@ -80,14 +82,16 @@ impl Watch {
         if let Some(repository) = &job.repository {
             self.in_repository(repository, limits);
         }
-        if let Some(due) = &job.due {
-            let policy: usize = due.policy.as_str()[7..].parse().unwrap();
+        let policy =
+            job.due.as_ref().map(|due| &POLICIES[due.policy.as_str()[7..].parse::<usize>().unwrap()]);
+        if let (Some(due), Some(policy)) = (&job.due, policy) {
+            assert!(policy.is_open(now), "{} starts outside the window of {}", job.id, due.policy);
             let same = |other: &&Job| other.due.as_ref().is_some_and(|it| it.policy == due.policy);
             let running = self.running.values().filter(same).count();
-            let most = POLICIES[policy].concurrency.map_or(usize::MAX, |most| most as usize);
+            let most = policy.concurrency.map_or(usize::MAX, |most| most as usize);
             assert!(running <= most, "{running} jobs of {} run at once", due.policy);
         }
-        let wait = now - job.not_before.0 - self.down_since(job.not_before.0);
+        let wait = self.waited(policy.filter(|policy| policy.window.is_some()), job.not_before.0, now);
         assert!(wait <= LONGEST_WAIT, "{} waited {} h for its turn: {job:?}", job.id, wait / HOUR);
         self.waits.push(wait);
     }
@@ -104,6 +108,15 @@ impl Watch {
         if let Some(vm) = self.running.remove(&job).and_then(|job| job.work.vm()) {
             self.holders.remove(&vm);
         }
+    }
+
+    /// How long somebody was there from an instant on who might have started it.
+    fn waited(&mut self, within: Option<&Asked>, since: i64, now: i64) -> i64 {
+        let Some(asked) = within else { return now - since - self.down_since(since) };
+        let minutes = || (since..now).step_by(usize::try_from(MINUTE).unwrap());
+        self.held_back += u64::from(minutes().any(|at| !asked.is_open(at)));
+        let there = |at: &i64| !self.down.iter().rev().any(|(from, to)| (*from..*to).contains(at));
+        i64::try_from(minutes().filter(|at| asked.is_open(*at)).filter(there).count()).unwrap() * MINUTE
     }
 
     fn down_since(&self, since: i64) -> i64 {
