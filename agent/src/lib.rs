@@ -8,6 +8,7 @@ pub mod nbd;
 pub mod qmp;
 
 mod fence;
+mod hooks;
 mod machine;
 mod observe;
 mod perform;

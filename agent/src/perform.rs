@@ -3,7 +3,7 @@
 use journal::{Effect, Intent};
 
 use crate::task::{Answer, Task};
-use crate::{machine, repositories, restore, store};
+use crate::{hooks, machine, repositories, restore, store};
 
 /// Performs an effect to its end.
 pub(crate) async fn perform(intent: &Intent, task: &Task) -> Answer {
@@ -27,5 +27,6 @@ pub(crate) async fn perform(intent: &Intent, task: &Task) -> Answer {
         Effect::Restore(effect) => restore::restore(id, effect, task).await,
         Effect::Measure(effect) => repositories::measure(id, effect, task).await,
         Effect::Keys(effect) => repositories::keys(id, effect, task).await,
+        Effect::Hook(effect) => hooks::hook(id, effect, task).await,
     }
 }

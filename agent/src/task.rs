@@ -22,6 +22,8 @@ pub struct Folders {
     pub scratch: PathBuf,
     /// Unix sockets that QEMU listens on for us, one folder for each VM. A socket's path has at most 107 bytes.
     pub sockets: PathBuf,
+    /// Programs that policies may name as hooks, put there by the host's operator; none where no hook is run.
+    pub hooks: Option<PathBuf>,
 }
 
 impl Folders {

@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments, data: &Path, output: Output) -> Ending {
     }
     start_log()?;
     give_memory_back();
-    let folders = folders::prepare(data, config.scratch)?;
+    let folders = folders::prepare(data, config.scratch, config.hooks)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

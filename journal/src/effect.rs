@@ -6,7 +6,11 @@
 //!
 //! These types are part of the journal's format: see `record` for how they may change.
 
+mod hook;
+
 use serde::{Deserialize, Serialize};
+
+pub use hook::{Hook, HookSide, Hooks, TryEnd};
 
 use crate::ids::{
     BitmapId, CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process,
@@ -60,6 +64,8 @@ pub enum Effect {
     Measure(Measure),
     /// Look at a repository's keys, and add, remove or change one.
     Keys(Keys),
+    /// Run a program of the host's own, before a try of a backup or after it.
+    Hook(Box<Hook>),
 }
 
 /// The kinds of [`Effect`], by the name that journals, tests and crash points use.
@@ -83,6 +89,8 @@ pub enum EffectKind {
     Offer,
     Measure,
     Keys,
+    HookBefore,
+    HookAfter,
 }
 
 impl EffectKind {
@@ -106,6 +114,8 @@ impl EffectKind {
             EffectKind::Offer => "offer",
             EffectKind::Measure => "measure",
             EffectKind::Keys => "keys",
+            EffectKind::HookBefore => "hook-before",
+            EffectKind::HookAfter => "hook-after",
         }
     }
 }
@@ -137,6 +147,10 @@ impl Effect {
             Effect::Offer(_) => EffectKind::Offer,
             Effect::Measure(_) => EffectKind::Measure,
             Effect::Keys(_) => EffectKind::Keys,
+            Effect::Hook(hook) => match hook.side {
+                HookSide::Before => EffectKind::HookBefore,
+                HookSide::After { .. } => EffectKind::HookAfter,
+            },
         }
     }
 
@@ -159,24 +173,34 @@ impl Effect {
         new.iter().filter_map(number).max().unwrap_or(BitmapId(0))
     }
 
-    /// The VM whose QEMU the effect touches. Restores and repository work touch none; nor does an offer, which looks on.
+    /// The VM whose QEMU the effect touches. Restores, repository work and hooks touch none; nor does an offer, which looks on.
     #[must_use]
     pub fn vm(&self) -> Option<VmId> {
         match self {
-            Effect::Freeze(e) => Some(e.vm.id),
-            Effect::Thaw(e) => Some(e.vm.id),
-            Effect::Begin(e) => Some(e.checkpoint.vm.id),
-            Effect::Store(e) => Some(e.vm.id),
-            Effect::End(e) => Some(e.vm.id),
-            Effect::AddCheckpoint(e) => Some(e.vm.id),
-            Effect::DeleteCheckpoint(e) => Some(e.vm.id),
-            Effect::Clean(e) => Some(e.vm.id),
+            Effect::Offer(_) | Effect::Hook(_) => None,
+            effect => effect.about().map(|vm| vm.id),
+        }
+    }
+
+    /// The VM that the effect is about, whether it touches its QEMU or not.
+    #[must_use]
+    pub fn about(&self) -> Option<&VmAddress> {
+        match self {
+            Effect::Freeze(e) => Some(&e.vm),
+            Effect::Thaw(e) => Some(&e.vm),
+            Effect::Begin(e) => Some(&e.checkpoint.vm),
+            Effect::Store(e) => Some(&e.vm),
+            Effect::End(e) => Some(&e.vm),
+            Effect::AddCheckpoint(e) => Some(&e.vm),
+            Effect::DeleteCheckpoint(e) => Some(&e.vm),
+            Effect::Clean(e) => Some(&e.vm),
+            Effect::Offer(e) => Some(&e.vm),
+            Effect::Hook(e) => Some(&e.vm),
             Effect::OpenRepository(_)
             | Effect::Forget(_)
             | Effect::Check(_)
             | Effect::Prune(_)
             | Effect::Restore(_)
-            | Effect::Offer(_)
             | Effect::Measure(_)
             | Effect::Keys(_) => None,
         }

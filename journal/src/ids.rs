@@ -148,6 +148,11 @@ named!(
     ReceiverName, "receiver name"
 );
 
+named!(
+    /// What a policy calls a hook, and what its program is called in the folder of the host.
+    HookName, "hook name"
+);
+
 const NAME_RULE: &str =
     "a name has 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit";
 

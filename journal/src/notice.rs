@@ -22,6 +22,13 @@ pub enum Subject {
     },
     /// Nothing: an operator tries whether notices arrive.
     Test,
+    /// The hook that runs after a VM's backups into a repository.
+    Hook {
+        /// The VM.
+        vm: VmId,
+        /// The repository.
+        repository: RepositoryName,
+    },
 }
 
 impl Subject {
@@ -29,7 +36,7 @@ impl Subject {
     #[must_use]
     pub fn vm(&self) -> Option<VmId> {
         match self {
-            Subject::Backup { vm, .. } | Subject::GoodPoint { vm } => Some(*vm),
+            Subject::Backup { vm, .. } | Subject::GoodPoint { vm } | Subject::Hook { vm, .. } => Some(*vm),
             Subject::Test => None,
         }
     }
@@ -41,6 +48,7 @@ impl Subject {
             Subject::Backup { .. } => "backup",
             Subject::GoodPoint { .. } => "good-point",
             Subject::Test => "test",
+            Subject::Hook { .. } => "hook",
         }
     }
 }

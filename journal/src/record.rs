@@ -7,16 +7,20 @@
 
 mod export;
 mod job;
+mod older;
 
 use bincode::config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
+use older::JobQueuedV1;
+
 pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
 
 use crate::effect::{
-    DiskMode, ImageFormat, Intent, KeyChange, Lasts, Rate, RepositoryAddress, RestoreTarget, VmAddress, Way,
+    DiskMode, Hooks, ImageFormat, Intent, KeyChange, Lasts, Rate, RepositoryAddress, RestoreTarget,
+    VmAddress, Way,
 };
 use crate::ids::{
     CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
@@ -83,7 +87,7 @@ pub struct Encoded {
 }
 
 macro_rules! records {
-    ($($(#[$doc:meta])* $kind:literal $name:ident;)*) => {
+    ($($(#[$doc:meta])* $kind:literal $name:ident $newest:literal $(, $version:literal $older:ty)*;)*) => {
         /// One thing that happened.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(tag = "record", content = "body", rename_all = "kebab-case")]
@@ -106,7 +110,7 @@ macro_rules! records {
             /// # Errors
             /// When the body would be larger than [`BODY_MAX`].
             pub fn encode(&self) -> Result<Encoded, EncodeError> {
-                match self { $(Record::$name(body) => encode_body($kind, 1, body),)* }
+                match self { $(Record::$name(body) => encode_body($kind, $newest, body),)* }
             }
 
             /// The record that these bytes are.
@@ -115,7 +119,11 @@ macro_rules! records {
             /// When the kind or version is newer than this program, or the bytes are not what they say.
             pub fn decode(kind: u16, version: u16, body: &[u8]) -> Result<Record, DecodeError> {
                 match (kind, version) {
-                    $(($kind, 1) => decode_body(kind, version, body).map(Record::$name),)*
+                    $(
+                        ($kind, $newest) => decode_body(kind, version, body).map(Record::$name),
+                        $(($kind, $version) => decode_body(kind, version, body)
+                            .map(|older: $older| Record::$name(older.into())),)*
+                    )*
                     _ => Err(DecodeError::Unknown { kind, version }),
                 }
             }
@@ -127,69 +135,71 @@ macro_rules! records {
     };
 }
 
+// The number of a kind, its newest version, and each older version with the type that it was written as. One that only could
+// not say all that the newest can is read as the newest.
 records! {
     /// The first record of every journal.
-    0x0001 Installed;
+    0x0001 Installed 1;
     /// An orchestrator started.
-    0x0002 EpochBegan;
+    0x0002 EpochBegan 1;
     /// The end of the journal was cut off by something outside, and acknowledged records are gone.
-    0x0003 RecordsLost;
+    0x0003 RecordsLost 1;
     /// A VM came under management.
-    0x0010 VmAdded;
+    0x0010 VmAdded 1;
     /// A VM left it.
-    0x0011 VmRemoved;
+    0x0011 VmRemoved 1;
     /// QEMU runs as another process than before.
-    0x0012 ProcessSeen;
+    0x0012 ProcessSeen 1;
     /// A disk's changes are no longer tracked since some checkpoints.
-    0x0013 TrackingLost;
+    0x0013 TrackingLost 1;
     /// A view is over, without having been taken down.
-    0x0014 ViewLost;
+    0x0014 ViewLost 1;
     /// A repository was added.
-    0x0018 RepositoryAdded;
+    0x0018 RepositoryAdded 1;
     /// A policy was added or changed.
-    0x0020 PolicyApplied;
+    0x0020 PolicyApplied 1;
     /// A policy was removed.
-    0x0021 PolicyRemoved;
+    0x0021 PolicyRemoved 1;
     /// A policy was paused or resumed.
-    0x0022 PolicyPaused;
+    0x0022 PolicyPaused 1;
     /// A schedule was considered up to an instant.
-    0x0023 ScheduleAdvanced;
+    0x0023 ScheduleAdvanced 1;
     /// A scheduled run did not happen.
-    0x0024 RunSkipped;
+    0x0024 RunSkipped 1;
     /// A job was queued.
-    0x0030 JobQueued;
+    0x0030 JobQueued 2, 1 JobQueuedV1;
     /// A job runs.
-    0x0031 JobStarted;
+    0x0031 JobStarted 1;
     /// A backup's plan was made.
-    0x0032 BackupPlanned;
+    0x0032 BackupPlanned 1;
     /// A job is to be cancelled.
-    0x0033 CancelAsked;
+    0x0033 CancelAsked 1;
     /// A job is over.
-    0x0034 JobEnded;
+    0x0034 JobEnded 1;
     /// An export's plan was made.
-    0x0036 ExportPlanned;
+    0x0036 ExportPlanned 1;
     /// A try of a job failed, and it waits for the next one.
-    0x0035 JobRetried;
+    0x0035 JobRetried 1;
     /// A job is to rest, or to go on.
-    0x0038 PauseAsked;
+    0x0038 PauseAsked 1;
     /// A job rests.
-    0x0039 JobPaused;
+    0x0039 JobPaused 1;
     /// An effect was decided.
-    0x0040 IntentOpened;
+    0x0040 IntentOpened 2, 1 IntentOpened;
     /// An open intent has a new owner.
-    0x0041 IntentAdopted;
+    0x0041 IntentAdopted 1;
     /// An intent is settled.
-    0x0042 IntentSettled;
+    0x0042 IntentSettled 1;
     /// A restore point is held, or no longer.
-    0x0050 PointHeld;
+    0x0050 PointHeld 1;
     /// A restore point is no longer in its repository, by someone else's doing.
-    0x0051 PointGone;
+    0x0051 PointGone 1;
     /// The operator is to be told something.
-    0x0058 NoticeRaised;
+    0x0058 NoticeRaised 2, 1 NoticeRaised;
     /// The operator was told, or it was given up.
-    0x0059 NoticeSettled;
+    0x0059 NoticeSettled 1;
     /// A receiver took a notice, or it was given up with that receiver.
-    0x005a NoticeAnswered;
+    0x005a NoticeAnswered 1;
 }
 
 impl Record {
@@ -434,6 +444,8 @@ pub struct Terms {
     pub request: Option<JobId>,
     /// The job whose unfinished work this one takes up.
     pub retries: Option<JobId>,
+    /// What runs before and after each of its tries.
+    pub hooks: Option<Hooks>,
 }
 
 /// Which run of a policy a job is.

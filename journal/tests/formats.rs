@@ -188,7 +188,26 @@ fn effects() -> Vec<Effect> {
             repository: repository(),
             change: KeyChange::Change { password_file: "/etc/new".into() },
         }),
+        hook(HookSide::Before),
+        hook(HookSide::After { end: TryEnd::Done, reason: None }),
+        hook(HookSide::After { end: TryEnd::Failed, reason: Some("main is full".into()) }),
+        hook(HookSide::After { end: TryEnd::Retried, reason: None }),
+        hook(HookSide::After { end: TryEnd::Cancelled, reason: None }),
     ]
+}
+
+fn hook(side: HookSide) -> Effect {
+    Effect::Hook(Box::new(Hook {
+        vm: address(),
+        name: "quiesce".parse().unwrap(),
+        limit_ms: 60_000,
+        job: JobId(2),
+        attempt: 3,
+        policy: policy(),
+        repository: repository_name(),
+        mode: Mode::Auto,
+        side,
+    }))
 }
 
 fn key_change() -> KeyChange {
@@ -294,7 +313,9 @@ fn works() -> Vec<Work> {
 
 fn terms() -> Terms {
     let (request, retries) = (Some(JobId(2)), Some(JobId(1)));
-    Terms { priority: -3, deadline: Some(Time(1_700_000_000_000_001)), request, retries }
+    let (before, after) = (Some("quiesce".parse().unwrap()), Some("resume".parse().unwrap()));
+    let hooks = Some(Hooks { before, after, limit_ms: 60_000 });
+    Terms { priority: -3, deadline: Some(Time(1_700_000_000_000_001)), request, retries, hooks }
 }
 
 /// At least one record of every kind, and every variant of what is inside.
@@ -400,6 +421,14 @@ fn samples() -> Vec<Record> {
             subject: Subject::Test,
             vm: None,
             text: "a test".into(),
+        }
+        .into(),
+        NoticeRaised {
+            notice: NoticeId(6),
+            kind: NoticeKind::Alarm,
+            subject: Subject::Hook { vm: vm(), repository: repository_name() },
+            vm: Some("web".into()),
+            text: "the hook `resume` failed".into(),
         }
         .into(),
         NoticeSettled { notice: NoticeId(3), given_up: Some("404".into()) }.into(),

@@ -13,6 +13,7 @@
 //! deadline = "6h"                      # no try begins later
 //! after = ["databases"]                # whose earlier runs are over first
 //! retry = { attempts = 3, backoff = "1m", backoff_max = "30m" }
+//! hooks = { before = "quiesce", after = "resume", limit = "1m" }
 //!
 //! [policy.select]                      # all that is given must agree; patterns with * and ?
 //! names = ["web-*"]

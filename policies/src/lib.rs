@@ -29,5 +29,5 @@ pub mod simulate;
 mod suggest;
 pub mod window;
 
-pub use policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
+pub use policy::{Consistency, Hooks, Missed, Mode, Overlap, Policy, Timing};
 pub use retry::Retry;

@@ -145,7 +145,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Why no run of this schedule can start at this instant, whatever the machine.
-    pub(crate) fn obstacle(&self, timing: &Timing, at: DateTime<Utc>) -> Option<Why<'a>> {
+    pub(crate) fn obstacle(&self, timing: &'a Timing, at: DateTime<Utc>) -> Option<Why<'a>> {
         if self.policy.paused { Some(Why::Paused) } else { self.policy.opening(timing).closed(at) }
     }
 

@@ -183,6 +183,34 @@ pub struct Policy {
     pub after: Vec<String>,
     /// What becomes of a run that fails.
     pub retry: Retry,
+    /// What runs on the VM's host before and after each try.
+    pub hooks: Hooks,
+}
+
+/// Programs that run on a VM's host around each try, by the names that the host has for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before anything begins; where it fails, so does the try.
+    pub before: Option<String>,
+    /// Before the try ends, however it ends.
+    pub after: Option<String>,
+    /// How long each of them may run.
+    pub limit: TimeDelta,
+}
+
+impl Hooks {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.before.is_none() && self.after.is_none()
+    }
+}
+
+impl Default for Hooks {
+    /// None. A minute is long for a program that asks another to sit still.
+    fn default() -> Self {
+        Self { before: None, after: None, limit: TimeDelta::minutes(1) }
+    }
 }
 
 impl Policy {

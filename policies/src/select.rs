@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 pub struct Vm<'a> {
     /// Its name, unique in the installation.
     pub name: &'a str,
-    /// Its labels.
-    pub labels: &'a BTreeMap<String, String>,
+    /// Its labels, each name once.
+    pub labels: &'a [(String, String)],
     /// The host it runs on, when known.
     pub host: Option<&'a str>,
 }
@@ -39,8 +39,9 @@ impl Selection {
     #[must_use]
     pub fn matches(&self, vm: &Vm<'_>) -> bool {
         let any = |patterns: &[String], text: &str| patterns.iter().any(|pattern| glob(pattern, text));
-        let label =
-            |(key, pattern): (&String, &String)| vm.labels.get(key).is_some_and(|value| glob(pattern, value));
+        let label = |(wanted, pattern): (&String, &String)| {
+            vm.labels.iter().any(|(label, value)| label == wanted && glob(pattern, value))
+        };
         (self.names.is_empty() || any(&self.names, vm.name))
             && (self.hosts.is_empty() || vm.host.is_some_and(|host| any(&self.hosts, host)))
             && self.labels.iter().all(label)
@@ -100,8 +101,7 @@ mod tests {
 
     #[test]
     fn every_part_must_agree_and_exclusion_wins() {
-        let labels =
-            BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("tier".to_owned(), "web".to_owned())]);
+        let labels = [("env".to_owned(), "prod".to_owned()), ("tier".to_owned(), "web".to_owned())];
         let vm = Vm { name: "web-1", labels: &labels, host: Some("rack1-a") };
         let list = |items: &[&str]| items.iter().map(|&item| item.to_owned()).collect::<Vec<_>>();
         let select =

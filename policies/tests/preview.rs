@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -19,8 +18,8 @@ fn policies(text: &str) -> Vec<Policy> {
     file::read(text).unwrap()
 }
 
-fn fleet<'a>(names: &'a [String], labels: &'a BTreeMap<String, String>) -> Vec<Vm<'a>> {
-    names.iter().map(|name| Vm { name, labels, host: None }).collect()
+fn fleet(names: &[String]) -> Vec<Vm<'_>> {
+    names.iter().map(|name| Vm { name, labels: &[], host: None }).collect()
 }
 
 #[test]
@@ -51,8 +50,7 @@ fn the_shape_is_the_promised_one() {
         "#,
     );
     let names = ["web-2".to_owned(), "web-1".to_owned(), "db".to_owned()];
-    let labels = BTreeMap::new();
-    let vms = fleet(&names, &labels);
+    let vms = fleet(&names);
     // The night in which 02:30 does not exist.
     let preview = preview(&policies, &vms, at("2026-03-29T00:00:00Z"), at("2026-03-30T00:00:00Z")).unwrap();
     let run = |schedule: &str, vm: &str, at: &str, mode: &str| json!({"policy": "nightly", "schedule": schedule, "vm": vm, "at": at, "scheduled": at, "mode": mode, "caught_up": false});
@@ -78,8 +76,7 @@ fn the_shape_is_the_promised_one() {
 #[test]
 fn a_month_of_a_thousand_machines_is_quick() {
     let names: Vec<String> = (0..1000).map(|number| format!("vm-{number}")).collect();
-    let labels = BTreeMap::new();
-    let vms = fleet(&names, &labels);
+    let vms = fleet(&names);
     let (from, to) = (at("2026-03-01T00:00:00Z"), at("2026-04-01T00:00:00Z"));
     for (cron, runs) in [("30 2 * * *", 31_000), ("0 * * * *", 744_000)] {
         let policies = policies(&format!(

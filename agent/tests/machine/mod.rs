@@ -196,6 +196,7 @@ impl Hands {
             state: home.join("state"),
             scratch: home.join("scratch"),
             sockets: home.join("sockets"),
+            hooks: None,
         };
         let (sender, receiver) = Agent::start(folders.clone()).unwrap();
         let vm = VmAddress {

@@ -73,7 +73,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("password"), "correct horse\nnot this line\n").unwrap();
-        let folders = Folders { state: at("state"), scratch: at("scratch"), sockets: at("run") };
+        let folders = Folders { state: at("state"), scratch: at("scratch"), sockets: at("run"), hooks: None };
         let (to_agent, from_agent) = Agent::start(folders).unwrap();
         let repository = RepositoryAddress {
             name: "vault".parse().unwrap(),

@@ -25,6 +25,9 @@ pub struct Config {
     /// The folder for the scratch files of running backups, `scratch` in the data folder by default. Relative to the
     /// configuration file.
     pub scratch: Option<PathBuf>,
+    /// The folder with the programs that policies may name as hooks; without it no hook is run. Relative to the
+    /// configuration file.
+    pub hooks: Option<PathBuf>,
     /// What running backups may cost.
     #[serde(default)]
     pub limits: LimitsRead,
@@ -177,7 +180,9 @@ impl Config {
             Config::parse(&read_text(path)?).map_err(|error| error.within(&path.display().to_string()))?;
         let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let folder = folder.unwrap_or_default();
-        Ok(Config { scratch: config.scratch.map(|scratch| folder.join(scratch)), folder, ..config })
+        let below = |path: Option<PathBuf>| path.map(|path| folder.join(path));
+        let (scratch, hooks) = (below(config.scratch), below(config.hooks));
+        Ok(Config { scratch, hooks, folder, ..config })
     }
 
     /// Who is told what goes wrong.
@@ -203,10 +208,11 @@ mod tests {
     fn a_file_is_read_and_its_paths_are_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backstay.toml");
-        std::fs::write(&path, "listen = \"127.0.0.1:7070\"\nscratch = \"s\"\n").unwrap();
+        std::fs::write(&path, "listen = \"127.0.0.1:7070\"\nscratch = \"s\"\nhooks = \"h\"\n").unwrap();
         let config = Config::read(&path).unwrap();
         assert_eq!(config.listen.unwrap().port(), 7070);
         assert_eq!(config.scratch.unwrap(), folder.path().join("s"));
+        assert_eq!(config.hooks.unwrap(), folder.path().join("h"));
     }
 
     #[test]

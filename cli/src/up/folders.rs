@@ -22,13 +22,15 @@ const SOCKET_PATH_MAX: usize = 107;
 ///
 /// # Errors
 /// When one cannot be made, or belongs to somebody else.
-pub fn prepare(data: &Path, scratch: Option<PathBuf>) -> Result<Folders, Failure> {
+pub fn prepare(data: &Path, scratch: Option<PathBuf>, hooks: Option<PathBuf>) -> Result<Folders, Failure> {
     make(data, 0o711)?;
     let sockets = sockets_folder(data, &std::env::temp_dir())?;
     let folders = Folders {
         state: data.join("agent"),
         scratch: scratch.unwrap_or_else(|| data.join("scratch")),
         sockets,
+        // The operator's own: judged at each use, by the agent.
+        hooks,
     };
     make(&folders.state, 0o700)?;
     make(&folders.scratch, 0o711)?;
@@ -113,11 +115,11 @@ mod tests {
     fn folders_are_made_once_and_keep_what_an_operator_set() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("a/data");
-        let folders = prepare(&data, None).unwrap();
+        let folders = prepare(&data, None, None).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&data), mode(&folders.state), mode(&folders.scratch)), (0o711, 0o700, 0o711));
         fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
-        prepare(&data, None).unwrap();
+        prepare(&data, None, None).unwrap();
         assert_eq!(mode(&data), 0o755);
     }
 

@@ -8,13 +8,17 @@ use crate::record::IntentSettled;
 
 impl State {
     pub(super) fn settle(&mut self, it: &IntentSettled) -> Result<(), Illegal> {
-        let open = self.open.get(&it.intent).ok_or_else(|| unknown(it.intent))?;
-        let intent = open.intent.clone();
+        let open = self.open.remove(&it.intent).ok_or_else(|| unknown(it.intent))?;
+        let intent = &open.intent;
         match &it.outcome {
-            Outcome::Done(done) => self.settle_done(&intent, done)?,
-            Outcome::Failed(_) => self.settle_failed(&intent),
+            Outcome::Done(done) => {
+                if let Err(illegal) = self.settle_done(intent, done) {
+                    self.open.insert(it.intent, open);
+                    return Err(illegal);
+                }
+            }
+            Outcome::Failed(_) => self.settle_failed(intent),
         }
-        self.open.remove(&it.intent);
         match intent.job.filter(|job| self.jobs.contains_key(job)) {
             None => Ok(()),
             Some(job) => self.change_job(job, |job| {
@@ -64,7 +68,7 @@ impl State {
                     repository.address.password_file.clone_from(password_file);
                 }
             }
-            (Effect::Freeze(_) | Effect::Clean(_) | Effect::Offer(_), Done::Plain)
+            (Effect::Freeze(_) | Effect::Clean(_) | Effect::Offer(_) | Effect::Hook(_), Done::Plain)
             | (Effect::Check(_), Done::Checked { .. })
             | (Effect::Prune(_), Done::Pruned { .. })
             | (Effect::Restore(_), Done::Restored { .. })

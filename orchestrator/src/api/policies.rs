@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::view::{ApplyPolicies, PolicyChange, PolicyView};
 use super::{Answer, Api};
-use crate::decide::schedule::{candidates, labels};
+use crate::decide::schedule::candidates;
 use crate::drive::{self, Refusal};
 
 /// How far a preview looks when no end is given.
@@ -129,8 +129,7 @@ pub(super) async fn preview(Extract(api): Extract<Api>, Query(range): Query<Rang
     let wanted = |name: &PolicyName| range.name.as_ref().is_none_or(|wanted| name.as_str() == wanted);
     let policies: Vec<Policy> =
         state.policies.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, it)| parsed(it)).collect();
-    let labels = labels(&state);
-    let machines = candidates(&state, &labels);
+    let machines = candidates(&state);
     let preview = ask(&policies, &machines, from, to).map_err(|error| Refusal::usage(error.to_string()))?;
     serde_json::to_value(&preview).map(Json).map_err(|error| Refusal::failed(error.to_string()))
 }
@@ -141,8 +140,7 @@ fn find<'a>(state: &'a State, name: &str) -> Result<(&'a PolicyName, &'a Recorde
 }
 
 fn view(state: &State, name: &PolicyName, recorded: &Recorded) -> PolicyView {
-    let labels = labels(state);
-    let machines = candidates(state, &labels);
+    let machines = candidates(state);
     let policy = parsed(recorded);
     let now = drive::now().to_utc();
     let next_run = policy.as_ref().filter(|policy| !policy.paused).and_then(|policy| {

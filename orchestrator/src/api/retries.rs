@@ -39,6 +39,7 @@ pub(super) async fn start(
                     deadline: None,
                     request: (olds.len() > 1).then_some(first),
                     retries: Some(old.id),
+                    hooks: old.terms.hooks.clone(),
                 };
                 // Due at once: the instant stays the one that the policy's run stands for.
                 let due = old.due.clone();

@@ -1,4 +1,4 @@
-//! A backup, step by step: freeze, begin, thaw, store, end, expire.
+//! A backup, step by step: hook, freeze, begin, thaw, store, end, expire, hook.
 //!
 //! Which step comes next is read off the job's intents, the VM's views and the thaw that it owes, so that a backup
 //! goes on after a restart from exactly where the journal says it is.
@@ -13,7 +13,7 @@ use journal::{EffectKind, FailureClass, IntentId, Process, State, Time};
 
 use super::jobs::{Observed, observed, was_stopped};
 use super::plan::{Ground, new_bitmaps, plan};
-use super::{CheckStep, Decision, Live, expire, lint, way};
+use super::{CheckStep, Decision, Live, expire, hooks, lint, way};
 
 /// How long a freeze may take, in milliseconds, before it is given up and undone.
 const FREEZE_LIMIT_MS: u64 = 10_000;
@@ -116,6 +116,9 @@ fn before_view(backup: Backup<'_>) -> Decision {
     if job.cancel_asked {
         return thaw(backup).unwrap_or_else(|| Decision::end(job.id, End::Cancelled, None));
     }
+    if let Some(decision) = hooks::before(state, job, work) {
+        return decision;
+    }
     if work.consistency == ConsistencyAsked::Required
         && let Some(failure) = frozen.and_then(|step| step.failure())
     {
@@ -124,6 +127,11 @@ fn before_view(backup: Backup<'_>) -> Decision {
             failure.class,
             format!("the guest was not frozen, and that is required: {}", failure.what),
         );
+    }
+    if job.last(EffectKind::HookAfter).is_some() {
+        // The end was decided, and its hook has run: what came back since begins nothing any more.
+        let why = "QEMU did not answer when the view was to begin; it does again";
+        return Decision::fail_as(job.id, FailureClass::Unreachable, why);
     }
     let wants_freeze = match work.consistency {
         ConsistencyAsked::Crash => false,

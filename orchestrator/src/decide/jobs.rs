@@ -5,7 +5,7 @@ use journal::record::{End, Work};
 use journal::state::{Job, Step};
 use journal::{EffectKind, FailureClass, State, Time, VmId};
 
-use super::{CheckStep, Decision, Live, backup, checkpoint, export, repository, restore, retry};
+use super::{CheckStep, Decision, Live, backup, checkpoint, export, hooks, repository, restore, retry};
 
 /// The jobs that are running.
 pub fn running(state: &State) -> impl Iterator<Item = &Job> {
@@ -15,7 +15,8 @@ pub fn running(state: &State) -> impl Iterator<Item = &Job> {
 /// The next step of a job, or `None` until something happens.
 #[must_use]
 pub fn next(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision> {
-    step(state, live, job, now).map(|decision| retry::instead(decision, live, job, now))
+    let decision = step(state, live, job, now)?;
+    Some(hooks::first(retry::instead(decision, live, job, now), state, job))
 }
 
 fn step(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision> {
@@ -65,8 +66,9 @@ fn wait(live: &Live, job: &Job, step: &Step) -> Option<Decision> {
             format!("{} `{}`: {why}; it is looked into again when QEMU answers", step.intent, step.kind);
         return Some(Decision::fail_as(job.id, FailureClass::Unreachable, reason));
     }
-    // What is only offered to others has nothing that could rest.
-    let asked = job.cancel_asked || (job.pause_asked && step.kind != EffectKind::Offer);
+    // What is only offered to others has nothing that could rest, nor has a hook.
+    let rests = !matches!(step.kind, EffectKind::Offer | EffectKind::HookBefore);
+    let asked = job.cancel_asked || (job.pause_asked && rests);
     let stop = asked && can_be_stopped(step.kind) && !live.cancelling.contains(&step.intent);
     stop.then(|| Decision { cancel: vec![step.intent], ..Decision::default() })
 }
@@ -75,7 +77,12 @@ fn wait(live: &Live, job: &Job, step: &Step) -> Option<Decision> {
 fn can_be_stopped(kind: EffectKind) -> bool {
     matches!(
         kind,
-        EffectKind::Store | EffectKind::Restore | EffectKind::Check | EffectKind::Prune | EffectKind::Offer
+        EffectKind::Store
+            | EffectKind::Restore
+            | EffectKind::Check
+            | EffectKind::Prune
+            | EffectKind::Offer
+            | EffectKind::HookBefore
     )
 }
 

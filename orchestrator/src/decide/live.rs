@@ -88,6 +88,15 @@ impl Live {
     /// Keeps the parsed policies in step with the journal's. A text that no longer parses, written by another version,
     /// is left out; returns the names of those.
     pub fn refresh_policies(&mut self, state: &State) -> Vec<PolicyName> {
+        // As a rule there is nothing to do, and this is asked before each decision.
+        let same =
+            |((known, parsed), (name, recorded)): ((&PolicyName, &Parsed), (&PolicyName, &Recorded))| {
+                parsed.recorded == *recorded && known == name
+            };
+        if self.policies.len() == state.policies.len() && self.policies.iter().zip(&state.policies).all(same)
+        {
+            return Vec::new();
+        }
         self.policies.retain(|name, _| state.policies.contains_key(name));
         let mut unreadable = Vec::new();
         for (name, recorded) in &state.policies {

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod checkpoint;
 pub mod expire;
 pub mod export;
+pub mod hooks;
 pub mod jobs;
 pub mod limits;
 pub mod lint;

@@ -1,12 +1,12 @@
 //! What operators are told without asking: that a policy's backups of a VM fail, that a VM has no good restore point that is
-//! young enough, and that either is well again. Once each: what they know already is in the state.
+//! young enough, that the hook after a backup fails, and that each of them is well again. Once each: what they know already is in the state.
 
 use std::collections::BTreeSet;
 
 use journal::notice::{Answer, NoticeKind, NoticeRaised, NoticeSettled, Subject};
 use journal::record::{End, JobEnded, Work};
 use journal::state::{Job, Notice};
-use journal::{NoticeId, ReceiverName, Record, State, Time, VmId};
+use journal::{EffectKind, NoticeId, ReceiverName, Record, State, Time, VmId};
 
 use super::{Decision, Live};
 
@@ -31,8 +31,10 @@ pub fn beside(mut decision: Decision, state: &State, live: &Live) -> Decision {
         Record::JobEnded(ended) => Some(ended),
         _ => None,
     }) {
-        let notice = NoticeId(state.next.notice.0 + raised.len() as u64);
-        raised.extend(of_end(state, ended, notice));
+        for told in [of_end, of_hook] {
+            let notice = NoticeId(state.next.notice.0 + raised.len() as u64);
+            raised.extend(told(state, ended, notice));
+        }
     }
     decision.records.splice(0..0, raised);
     decision
@@ -53,6 +55,28 @@ fn of_end(state: &State, ended: &JobEnded, notice: NoticeId) -> Option<Record> {
         _ => return None,
     };
     Some(NoticeRaised { notice, kind, subject, vm: Some(name(state, work.vm)), text }.into())
+}
+
+/// Of the hook that ran before a backup ended: it fails no backup, and what it left undone may matter to others.
+fn of_hook(state: &State, ended: &JobEnded, notice: NoticeId) -> Option<Record> {
+    let job = state.jobs.get(&ended.job)?;
+    let (Work::Backup(work), Some(run)) = (&job.work, job.last(EffectKind::HookAfter)) else { return None };
+    let subject = Subject::Hook { vm: work.vm, repository: work.repository.clone() };
+    let known = state.alarms.contains_key(&subject);
+    let (vm, repository) = (name(state, work.vm), &work.repository);
+    let (kind, text) = match run.failure() {
+        Some(failure) if !known => {
+            let what = &failure.what;
+            (NoticeKind::Alarm, format!("after the backup into {repository} ({}): {what}", job.id))
+        }
+        None if known => {
+            let done =
+                format!("the hook after the backup of {vm} into {repository} is done again ({})", job.id);
+            (NoticeKind::Recovery, done)
+        }
+        _ => return None,
+    };
+    Some(NoticeRaised { notice, kind, subject, vm: Some(vm), text }.into())
 }
 
 fn failed(state: &State, job: &Job, ended: &JobEnded) -> String {

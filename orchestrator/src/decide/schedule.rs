@@ -1,7 +1,6 @@
 //! Runs that are due become jobs; runs that do not happen become records that say why.
 
-use std::collections::BTreeMap;
-
+use journal::effect::Hooks;
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, Due, JobQueued, Mode, RunSkipped, ScheduleAdvanced, Terms,
     Work,
@@ -20,25 +19,18 @@ pub fn due(state: &State, live: &Live, now: Time) -> Option<Decision> {
     let due = live.policies.iter().filter(|(_, parsed)| parsed.next.is_some_and(|next| next <= now));
     let mut due = due.peekable();
     due.peek()?;
-    let labels = labels(state);
-    let vms = candidates(state, &labels);
+    let vms = candidates(state);
     due.find_map(|(name, parsed)| {
         let policy = state.policies.get(name)?;
         due_of(state, &vms, name, policy, &parsed.policy, now)
     })
 }
 
-/// The labels of the VMs, in their order: what [`candidates`] borrows.
-#[must_use]
-pub fn labels(state: &State) -> Vec<BTreeMap<String, String>> {
-    state.vms.values().map(|vm| vm.labels.iter().cloned().collect()).collect()
-}
-
 /// The VMs as a policy selects among them.
 #[must_use]
-pub fn candidates<'a>(state: &'a State, labels: &'a [BTreeMap<String, String>]) -> Vec<select::Vm<'a>> {
-    let vms = state.vms.values().zip(labels);
-    vms.map(|(vm, labels)| select::Vm { name: vm.address.name.as_str(), labels, host: None }).collect()
+pub fn candidates(state: &State) -> Vec<select::Vm<'_>> {
+    let vms = state.vms.values();
+    vms.map(|vm| select::Vm { name: vm.address.name.as_str(), labels: &vm.labels, host: None }).collect()
 }
 
 fn due_of(
@@ -131,8 +123,17 @@ fn queued(
     let work = Work::Backup(BackupWork { vm, repository, mode, since: None, consistency });
     let deadline = policy.deadline.and_then(|after| after.num_microseconds());
     let deadline = deadline.map(|after| Time(due.at.0.saturating_add(after)));
-    let terms = Terms { priority: policy.priority, deadline, ..Terms::default() };
+    let terms =
+        Terms { priority: policy.priority, deadline, hooks: hooks(&policy.hooks), ..Terms::default() };
     JobQueued { job, work, due: Some(due), terms }.into()
+}
+
+/// A policy's hooks, as a job keeps them.
+fn hooks(asked: &policies::Hooks) -> Option<Hooks> {
+    let name = |name: &Option<String>| name.as_ref().and_then(|name| name.parse().ok());
+    let limit_ms = asked.limit.num_milliseconds().unsigned_abs();
+    let hooks = Hooks { before: name(&asked.before), after: name(&asked.after), limit_ms };
+    (!asked.is_empty()).then_some(hooks)
 }
 
 fn vm_named(state: &State, name: &str) -> Option<VmId> {

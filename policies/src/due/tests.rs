@@ -23,8 +23,7 @@ fn policy(schedules: &[&str]) -> Policy {
 
 /// The answer in short: `+ vm at mode`, with `!` when made up for, and `- vm at reason`.
 fn asked(policy: &Policy, since: &str, now: &str, activity: impl Fn(&str) -> Activity) -> Vec<String> {
-    let labels = BTreeMap::new();
-    let vms = [Vm { name: "a", labels: &labels, host: None }];
+    let vms = [Vm { name: "a", labels: &[], host: None }];
     let due = due(policy, &vms, |_| Some(at(since)), activity, at(now));
     let mut lines: Vec<String> = due
         .runs
@@ -46,8 +45,7 @@ fn asked(policy: &Policy, since: &str, now: &str, activity: impl Fn(&str) -> Act
 #[test]
 fn overlap_cancels_the_older() {
     let policy = policy(&["cron = \"0 2 * * *\"\noverlap = \"cancel-older\""]);
-    let labels = BTreeMap::new();
-    let vms = [Vm { name: "a", labels: &labels, host: None }];
+    let vms = [Vm { name: "a", labels: &[], host: None }];
     let (since, now) = (at("2026-06-01T12:00:00Z"), at("2026-06-02T02:00:00Z"));
     for (running, queued) in [(false, false), (true, false), (false, true), (true, true)] {
         let due = due(&policy, &vms, |_| Some(since), |_| Activity { running, queued }, now);
@@ -231,8 +229,7 @@ fn a_new_schedule_begins_now_and_a_clock_set_back_repeats_nothing() {
 fn jitter_spreads_the_starts_and_stays_in_the_window() {
     let policy = policy(&["cron = \"0 2 * * *\"\njitter = \"2h\"\nwindow = \"02:00-03:00\""]);
     let names: Vec<String> = (0..50).map(|number| format!("vm-{number}")).collect();
-    let labels = BTreeMap::new();
-    let vms: Vec<Vm<'_>> = names.iter().map(|name| Vm { name, labels: &labels, host: None }).collect();
+    let vms: Vec<Vm<'_>> = names.iter().map(|name| Vm { name, labels: &[], host: None }).collect();
     let start = at("2026-06-02T02:00:00Z");
     let answer = due(&policy, &vms, |_| Some(start - TimeDelta::hours(1)), idle, start);
     assert_eq!(answer.runs.len(), 50);
@@ -259,8 +256,7 @@ proptest! {
             .collect();
         let mut policy = policy(&tables.iter().map(String::as_str).collect::<Vec<_>>());
         policy.paused = paused;
-        let labels = BTreeMap::new();
-        let vms = [Vm { name: "a", labels: &labels, host: None }];
+        let vms = [Vm { name: "a", labels: &[], host: None }];
         let begin = at("2026-10-23T00:00:00Z");
         let mut cursors: BTreeMap<String, DateTime<Utc>> =
             policy.schedules.iter().map(|timing| (timing.key().to_owned(), begin)).collect();

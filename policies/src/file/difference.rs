@@ -104,6 +104,14 @@ fn rows(policy: &Policy) -> Vec<Row> {
     put("retry.attempts", policy.retry.attempts.to_string());
     put("retry.backoff", quoted(&duration::print(policy.retry.backoff)));
     put("retry.backoff_max", quoted(&duration::print(policy.retry.backoff_max)));
+    for (field, name) in [("hooks.before", &policy.hooks.before), ("hooks.after", &policy.hooks.after)] {
+        if let Some(name) = name {
+            put(field, quoted(name));
+        }
+    }
+    if !policy.hooks.is_empty() {
+        put("hooks.limit", quoted(&duration::print(policy.hooks.limit)));
+    }
     for (field, patterns) in [
         ("select.names", &policy.select.names),
         ("select.hosts", &policy.select.hosts),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::duration;
 use crate::keep::Rule;
-use crate::policy::{Policy, Timing};
+use crate::policy::{Hooks, Policy, Timing};
 use crate::retry::Retry;
 use crate::select::Selection;
 
@@ -66,6 +66,9 @@ fn policy(policy: &Policy) -> String {
     }
     head.put_unless(policy.after.is_empty(), "after", &list(&policy.after));
     let mut tables = vec![head.0, selection(&policy.select), retry(&policy.retry)];
+    if !policy.hooks.is_empty() {
+        tables.push(hooks(&policy.hooks));
+    }
     tables.extend(policy.schedules.iter().map(timing));
     tables.extend(policy.keep.as_ref().map(keep));
     tables.join("\n")
@@ -87,6 +90,17 @@ fn retry(retry: &Retry) -> String {
     lines.put("attempts", &retry.attempts.to_string());
     lines.put("backoff", &quoted(&duration::print(retry.backoff)));
     lines.put("backoff_max", &quoted(&duration::print(retry.backoff_max)));
+    lines.0
+}
+
+fn hooks(hooks: &Hooks) -> String {
+    let mut lines = Lines::under("[policy.hooks]");
+    for (key, name) in [("before", &hooks.before), ("after", &hooks.after)] {
+        if let Some(name) = name {
+            lines.put(key, &quoted(name));
+        }
+    }
+    lines.put("limit", &quoted(&duration::print(hooks.limit)));
     lines.0
 }
 

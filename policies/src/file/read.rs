@@ -12,7 +12,7 @@ use super::{FileError, Problem};
 use crate::blackout::Blackout;
 use crate::duration;
 use crate::keep::{Rule, Style};
-use crate::policy::{Consistency, Missed, Mode, Overlap, Policy, Timing};
+use crate::policy::{Consistency, Hooks, Missed, Mode, Overlap, Policy, Timing};
 use crate::retry::Retry;
 use crate::schedule::{self, Schedule};
 use crate::select::Selection;
@@ -20,6 +20,9 @@ use crate::window::Window;
 
 /// More would make the day of a backup a matter of luck.
 const MOST_JITTER: TimeDelta = TimeDelta::hours(24);
+
+/// Longer than this a hook would hold a backup up that others wait for.
+const LONGEST_HOOK: TimeDelta = TimeDelta::hours(24);
 
 /// Longer than this a deadline or a backoff would outlive what it is for.
 const LONGEST: TimeDelta = TimeDelta::days(30);
@@ -125,6 +128,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
     let deadline = length(&mut keys, "deadline", report);
     let after = keys.strings("after", report);
     let retry = keys.table("retry", report).map_or_else(Retry::default, |table| retry(table, report));
+    let hooks = keys.table("hooks", report).map_or_else(Hooks::default, |table| hooks(table, report));
     keys.finish(report);
     let name = name?;
     if let Some(itself) = after.iter().find(|it| it.text == name.text) {
@@ -145,6 +149,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
         deadline,
         after: after.into_iter().map(|it| it.text.to_owned()).collect(),
         retry,
+        hooks,
     };
     Some((policy, name.span))
 }
@@ -190,6 +195,31 @@ fn retry(mut keys: Keys<'_>, report: &mut Report<'_>) -> Retry {
     }
     let backoff_max = most.unwrap_or(usual.backoff_max.max(backoff));
     Retry { attempts: attempts.unwrap_or(usual.attempts), backoff, backoff_max }
+}
+
+fn hooks(mut keys: Keys<'_>, report: &mut Report<'_>) -> Hooks {
+    let (place, problems) = (keys.span.clone(), report.count());
+    let mut name = |key| {
+        let text: Text<'_> = keys.string(key, report)?;
+        // A name in a folder of the host, and nothing that leads out of it.
+        if !is_name(text.text) || text.text.starts_with(['.', '-', '_']) {
+            let rule = "a hook's name has 1 to 64 letters, digits, `-`, `_` or `.`, and begins with a letter or digit; the \
+                        program of that name is in the host's folder for hooks";
+            report.add(&text.span, rule);
+        }
+        Some(text.text.to_owned())
+    };
+    let (before, after) = (name("before"), name("after"));
+    let limit = length(&mut keys, "limit", report);
+    keys.finish(report);
+    if limit.is_some_and(|limit| limit > LONGEST_HOOK) {
+        report.add(&place, "a hook's `limit` is at most 24h");
+    }
+    let hooks = Hooks { before, after, limit: limit.unwrap_or(Hooks::default().limit) };
+    if hooks.is_empty() && report.count() == problems {
+        report.add(&place, "`hooks` names none; give `before`, `after` or both");
+    }
+    hooks
 }
 
 fn is_name(text: &str) -> bool {

@@ -5,7 +5,7 @@
 use chrono::TimeDelta;
 
 use super::*;
-use crate::policy::{Consistency, Missed, Mode, Overlap};
+use crate::policy::{Consistency, Hooks, Missed, Mode, Overlap};
 
 const FULL: &str = r#"
 [[policy]]
@@ -19,6 +19,7 @@ concurrency = 4
 deadline = "6h"
 after = ["other"]
 retry = { attempts = 5, backoff = "2m" }
+hooks = { before = "quiesce", after = "resume.sh", limit = "90s" }
 select = { names = ["web-*"], labels = { env = "prod", "a b" = "*" }, hosts = ["h?"], exclude = ["web-test"] }
 keep = { style = "restic", time_zone = "Europe/Berlin", last = 3, daily = 7, weekly = "all", yearly = -1, within = "30d", within_hourly = "2d", tags = ["legal", "a+b"] }
 
@@ -57,6 +58,12 @@ fn a_full_file_is_read() {
         (Some(TimeDelta::hours(6)), &["other".to_owned()][..])
     );
     assert_eq!((nightly.retry.attempts, nightly.retry.backoff), (5, TimeDelta::minutes(2)));
+    let hooks = Hooks {
+        before: Some("quiesce".into()),
+        after: Some("resume.sh".into()),
+        limit: TimeDelta::seconds(90),
+    };
+    assert_eq!((&nightly.hooks, &other.hooks), (&hooks, &Hooks::default()));
     assert_eq!(nightly.blackout.spans().collect::<Vec<_>>(), ["12-24/01-02", "mon 08:00-12:00"]);
     assert_eq!(first.key(), "30 2 * * * Europe/Berlin");
     assert_eq!(second.key(), "@weekly");
@@ -146,7 +153,7 @@ fn mistakes_are_named_with_their_place() {
     assert!(read(&with("", "")).is_ok());
     for (text, expected) in [
         (with("schedule = []", ""), "line 5, column 1: unknown key `schedule`; did you mean `schedules`?"),
-        (with("hooks = []", ""), "line 5, column 1: unknown key `hooks`; known here: name, "),
+        (with("colour = []", ""), "line 5, column 1: unknown key `colour`; known here: name, "),
         (with("retry.attempt = 3", ""), "line 5, column 7: unknown key `attempt`; did you mean `attempts`?"),
         (with("retry.attempts = 0", ""), "line 5, column 18: `attempts` is a whole number from 1 to 20"),
         (with("retry.backoff = \"0s\"", ""), "line 5, column 17: `backoff` is more than nothing"),
@@ -160,6 +167,10 @@ fn mistakes_are_named_with_their_place() {
             with("concurrency = \"2\"", ""),
             "line 5, column 15: `concurrency` is a whole number from 1 to 1000",
         ),
+        (with("hooks.before = \"../sh\"", ""), "line 5, column 16: a hook's name has 1 to 64 letters"),
+        (with("hooks.after = \".sh\"", ""), "line 5, column 15: a hook's name has 1 to 64 letters"),
+        (with("hooks = {}", ""), "line 5, column 9: `hooks` names none"),
+        (with("hooks = { after = \"a\", limit = \"25h\" }", ""), "line 5, column 9: a hook's `limit`"),
         (with("deadline = \"5\"", ""), "line 5, column 12: `5` is not a length of time"),
         (with("after = [\"p\"]", ""), "line 5, column 10: a policy cannot wait for itself"),
         (with("select.name = []", ""), "line 5, column 8: unknown key `name`; did you mean `names`?"),

@@ -100,6 +100,7 @@ fn object(effect: &Effect) -> String {
         Effect::Prune(it) => format!(" {}", it.repository.name),
         Effect::Measure(it) => format!(" {}", it.repository.name),
         Effect::Keys(it) => format!(" of {}", it.repository.name),
+        Effect::Hook(it) => format!(" `{}` of policy {}, for {}", it.name, it.policy, it.vm.name),
         Effect::Freeze(_) | Effect::Thaw(_) | Effect::Clean(_) => String::new(),
     }
 }

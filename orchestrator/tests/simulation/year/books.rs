@@ -8,7 +8,7 @@ use journal::{Record, State};
 use sha2::{Digest, Sha256};
 
 /// So many records are folded again after a base, at the most.
-const TAIL: usize = 60_000;
+const TAIL: usize = 20_000;
 
 pub struct Books {
     /// The last base, as bytes.

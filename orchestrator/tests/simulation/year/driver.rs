@@ -436,6 +436,9 @@ impl Year {
             Effect::Store(store) => (EffectKind::Store, &store.repository.name),
             Effect::Forget(forget) => (EffectKind::Forget, &forget.repository.name),
             Effect::Prune(prune) => (EffectKind::Prune, &prune.repository.name),
+            Effect::Hook(hook) if self.dice.random_ratio(1, 50) => {
+                return Some(Failure::new(FailureClass::Refused, format!("hook `{}` failed", hook.name)));
+            }
             Effect::Begin(_) | Effect::Freeze(_) | Effect::DeleteCheckpoint(_)
                 if self.dice.random_ratio(1, 200) =>
             {
@@ -492,6 +495,7 @@ fn duration(effect: &Effect, hung: &BTreeSet<usize>, hosts: usize, dice: &mut St
             dice.random_range(shortest..longest)
         }
         Effect::Prune(_) => dice.random_range(5 * MINUTE..30 * MINUTE),
+        Effect::Hook(_) => dice.random_range(SECOND..MINUTE),
         effect if effect.vm().is_some_and(|vm| hung.contains(&(site::place(vm) % hosts))) => PATIENCE,
         _ => dice.random_range(SECOND / 10..2 * SECOND),
     }

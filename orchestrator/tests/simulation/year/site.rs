@@ -37,9 +37,23 @@ const fn asked(
 /// Twenty policies in fifteen zones. Most of the instants are such as the clocks skip or show twice on some day of the year.
 pub const POLICIES: &[Asked] = &[
     asked(60, "Europe/Berlin", &["30 2 * * *"], &[0], "", "keep = \"daily=5,weekly=2\""),
-    asked(60, "America/New_York", &["30 1 * * *"], &[1], "missed = \"skip\"", "keep = \"last=4\""),
+    asked(
+        60,
+        "America/New_York",
+        &["30 1 * * *"],
+        &[1],
+        "missed = \"skip\"",
+        "keep = \"last=4\"\nhooks = { before = \"quiesce\", after = \"resume\" }",
+    ),
     asked(60, "Australia/Lord_Howe", &["15 2 * * 1-5"], &[2], "overlap = \"queue\"", "keep = \"last=3\""),
-    asked(30, "UTC", &["0 */12 * * *"], &[3, 4], "overlap = \"cancel-older\"", "keep = \"within=2d\""),
+    asked(
+        30,
+        "UTC",
+        &["0 */12 * * *"],
+        &[3, 4],
+        "overlap = \"cancel-older\"",
+        "keep = \"within=2d\"\nhooks = { before = \"a\", after = \"b\" }",
+    ),
     asked(60, "Europe/London", &["0 1 * * *"], &[4], "jitter = \"2h\"", "keep = \"daily=4\"\npriority = 3"),
     asked(80, "Asia/Kolkata", &["0 22 * * 6"], &[5], "missed = \"all\"", "keep = \"weekly=4\""),
     asked(50, "Africa/Casablanca", &["30 2 * * *"], &[6], "missed = \"all\"", "keep = \"daily=3,monthly=1\""),
@@ -76,7 +90,14 @@ pub const POLICIES: &[Asked] = &[
         "jitter = \"90m\"",
         "keep = \"last=3\"\npriority = -4",
     ),
-    asked(40, "Atlantic/Azores", &["0 0 * * *"], &[5], "overlap = \"queue\"", "keep = \"daily=4\""),
+    asked(
+        40,
+        "Atlantic/Azores",
+        &["0 0 * * *"],
+        &[5],
+        "overlap = \"queue\"",
+        "keep = \"daily=4\"\nhooks.after = \"report\"",
+    ),
     asked(70, "Asia/Tokyo", &["0 4 * * 2"], &[6], "", "keep = \"weekly=3\"\nretry = { attempts = 5 }"),
     Asked {
         concurrency: Some(3),

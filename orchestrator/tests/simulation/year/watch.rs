@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use journal::effect::{Hook, HookSide};
 use journal::record::{End, JobEnded, Work};
 use journal::state::Job;
 use journal::{Effect, JobId, PointId, Record, RepositoryName, State, VmId};
@@ -26,6 +27,10 @@ pub struct Watch {
     pub waits: Vec<i64>,
     /// Tries that waited for a window to open again.
     pub held_back: u64,
+    /// Jobs whose hook before a try was begun, and whose hook after it was not yet; and those whose was.
+    owed: BTreeSet<JobId>,
+    paid: BTreeSet<JobId>,
+    pub hooks: u64,
     /// Backups by how they ended, tries by why there was another.
     pub ended: BTreeMap<String, u64>,
     pub retried: BTreeMap<String, u64>,
@@ -61,12 +66,18 @@ impl Watch {
                 }
                 self.stopped(it.job);
             }
-            Record::IntentOpened(it) => {
-                if let Effect::Forget(forget) = &it.intent.effect {
+            Record::IntentOpened(it) => match &it.intent.effect {
+                Effect::Forget(forget) => {
                     self.forgotten += 1;
                     not_the_last_good(state, forget.point);
                 }
-            }
+                Effect::Hook(hook) => self.hook(hook),
+                Effect::Begin(_) => {
+                    let over = it.intent.job.filter(|job| self.paid.contains(job));
+                    assert_eq!(over, None, "a view begins after the hook that comes last");
+                }
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -104,7 +115,19 @@ impl Watch {
         assert!(there.len() <= most, "{} jobs in repository {}", there.len(), number_of(repository));
     }
 
+    fn hook(&mut self, hook: &Hook) {
+        self.hooks += 1;
+        if hook.side == HookSide::Before {
+            assert!(self.owed.insert(hook.job), "{} runs its first hook twice in one try", hook.job);
+        } else {
+            self.owed.remove(&hook.job);
+            self.paid.insert(hook.job);
+        }
+    }
+
     fn stopped(&mut self, job: JobId) {
+        assert!(!self.owed.contains(&job), "a try of {job} is over, and what comes after it did not run");
+        self.paid.remove(&job);
         if let Some(vm) = self.running.remove(&job).and_then(|job| job.work.vm()) {
             self.holders.remove(&vm);
         }
