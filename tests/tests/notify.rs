@@ -51,6 +51,7 @@ impl Receiver {
         Receiver { address, taken, refuses }
     }
 
+    /// From now on it takes tests alone.
     fn refuses(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
@@ -90,9 +91,10 @@ fn serve(stream: impl Read + Write, taken: &Mutex<Vec<Value>>, refuse: bool) {
     if length == 0 || reader.read_exact(&mut body).is_err() {
         return;
     }
+    let notice: Value = serde_json::from_slice(&body).expect("JSON");
+    let refuse = refuse && notice["kind"] != "test";
     let status = if refuse { "503 Service Unavailable" } else { "204 No Content" };
     if !refuse {
-        let notice: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(notice["id"], key.as_str(), "the id is in the header too");
         taken.lock().expect("no thread of the receiver panics").push(notice);
     }
@@ -146,6 +148,9 @@ fn trouble_and_its_end_are_told_once_and_over_a_kill() {
     let owed = site.backstay.ok(&["notify", "list"]);
     assert_eq!(owed.as_array().map(Vec::len), Some(1), "one notice for one trouble: {owed}");
     assert!(receiver.ids("alarm", "backup").is_empty());
+    // A test waits for nobody's turn.
+    assert_eq!(site.backstay.ok(&["notify", "test"])["delivered"], true);
+    assert_eq!(receiver.ids("test", "test").len(), 2);
 
     site.backstay.kill();
     receiver.refuses(false);

@@ -87,7 +87,7 @@ fn tested(name: &ReceiverName, said: Option<Said>) -> ReceiverTested {
         Some(Err(failed)) => (false, failed),
         None => {
             let wait = LONGEST_WAIT.as_secs();
-            (false, format!("nothing within {wait} s; it may be waited for, or for an older notice"))
+            (false, format!("nothing within {wait} s; it is tried again"))
         }
     };
     ReceiverTested { name: name.to_string(), delivered, answer }

@@ -1,4 +1,5 @@
-//! Notices on their way to their receivers: to each by itself, one notice after the other, each until it is taken.
+//! Notices on their way to their receivers: to each by itself, one notice after the other, each until it is taken. Only a test
+//! waits for no other: whoever asks for one wants to know how it is now.
 //!
 //! What is owed and what was taken is in the journal; these tasks only carry. A notice whose delivery the journal does not
 //! know of is sent again after a restart: at least once, and its id tells the receiver which it has had.
@@ -10,10 +11,11 @@ mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use journal::ReceiverName;
-use journal::notice::Answer;
+use journal::notice::{Answer, NoticeKind};
 use journal::state::Notice;
 use tokio::sync::broadcast;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -39,7 +41,23 @@ pub(super) type Told = (Delivery, Answer);
 
 /// The ways to all receivers.
 #[derive(Debug, Default)]
-pub(super) struct Carriers(BTreeMap<ReceiverName, UnboundedSender<Notice>>);
+pub(super) struct Carriers(BTreeMap<ReceiverName, Carrier>);
+
+/// The way to one: what it is owed in order, and what carries it.
+#[derive(Debug)]
+struct Carrier {
+    owed: UnboundedSender<Notice>,
+    way: Arc<Carries>,
+}
+
+/// What it takes to carry a notice to a receiver.
+#[derive(Debug)]
+struct Carries {
+    receiver: Receiver,
+    installation: String,
+    say: UnboundedSender<Told>,
+    tries: broadcast::Sender<(Delivery, Said)>,
+}
 
 impl Carriers {
     /// Starts one for each receiver. `tries` hears what each of them says to each try.
@@ -53,17 +71,16 @@ impl Carriers {
             let (owe, mut owed) = unbounded_channel::<Notice>();
             let name = receiver.name.clone();
             let (installation, say, tries) = (installation.to_owned(), say.clone(), tries.clone());
+            let way = Arc::new(Carries { receiver, installation, say, tries });
+            let carries = Arc::clone(&way);
             tokio::spawn(async move {
                 while let Some(notice) = owed.recv().await {
-                    let delivery = Delivery { notice: notice.raised.notice, receiver: receiver.name.clone() };
-                    let heard = |said: &Said| drop(tries.send((delivery.clone(), said.clone())));
-                    let answer = carry(&receiver, &installation, &notice, heard).await;
-                    if say.send((delivery, answer)).is_err() {
+                    if !carries.carry(&notice).await {
                         return;
                     }
                 }
             });
-            (name, owe)
+            (name, Carrier { owed: owe, way })
         });
         (Carriers(carriers.collect()), told)
     }
@@ -75,9 +92,23 @@ impl Carriers {
 
     /// Sends one on its way. A carrier ends with the process: the next one finds what is owed in the journal.
     pub(super) fn send(&self, receiver: &ReceiverName, notice: Notice) {
-        if let Some(carrier) = self.0.get(receiver) {
-            let _ended = carrier.send(notice);
+        let Some(carrier) = self.0.get(receiver) else { return };
+        if notice.raised.kind == NoticeKind::Test {
+            let way = Arc::clone(&carrier.way);
+            tokio::spawn(async move { way.carry(&notice).await });
+        } else {
+            let _ended = carrier.owed.send(notice);
         }
+    }
+}
+
+impl Carries {
+    /// Carries a notice until it is taken or given up; whether anybody still wants to know.
+    async fn carry(&self, notice: &Notice) -> bool {
+        let delivery = Delivery { notice: notice.raised.notice, receiver: self.receiver.name.clone() };
+        let heard = |said: &Said| drop(self.tries.send((delivery.clone(), said.clone())));
+        let answer = carry(&self.receiver, &self.installation, notice, heard).await;
+        self.say.send((delivery, answer)).is_ok()
     }
 }
 
