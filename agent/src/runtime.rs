@@ -17,6 +17,8 @@ use journal::wire::{FromAgent, Progress, ToAgent};
 use journal::{Effect, Epoch, Intent, IntentId, VmId, fault};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::field::display;
+use tracing::{Instrument, Span};
 
 use crate::fence::{Fence, FenceError};
 use crate::machine::Guards;
@@ -178,21 +180,24 @@ impl Hands {
         let task = Task { folders, repositories, guards, cancelled, progress };
         let (before, over) = self.lanes.enter(&intent.effect);
         let (running, answers) = (Arc::clone(&self.running), self.answers.clone());
-        tokio::spawn(async move {
+        let span = about(&intent);
+        let inside = span.clone();
+        let performer = async move {
             let id = intent.id;
             fault::point("effect");
             if let Some(before) = before {
                 before.cancelled().await;
             }
             // In a task of its own, so that a panic comes back as an error.
-            let performing = tokio::spawn(async move { perform(&intent, &task).await });
+            let performing = tokio::spawn(async move { perform(&intent, &task).await }.instrument(inside));
             let answer = tell_progress(id, watched, &answers, performing).await;
             fault::point("performed");
             // Before the answer: whoever reads it may give the same intent again at once.
             running.table().remove(&id);
             drop(over);
             let _ = answers.send(message(id, answer)).await;
-        });
+        };
+        tokio::spawn(performer.instrument(span));
     }
 
     fn observe(&self, request: u64, vm: Option<LookAt>, repositories: Vec<RepositoryAddress>) {
@@ -210,6 +215,13 @@ impl Hands {
             let _ = answers.send(FromAgent::Observed { request, vm, repositories }).await;
         });
     }
+}
+
+/// What every line of the log says that comes of an effect: whose it is.
+fn about(intent: &Intent) -> Span {
+    let vm = intent.effect.about().map(|vm| display(&vm.name));
+    let job = intent.job.map(display);
+    tracing::info_span!("effect", job, vm, intent = %intent.id, effect = %intent.effect.kind())
 }
 
 /// Passes the fence; it is written aside, since the disk below it may be slow.
@@ -256,7 +268,7 @@ async fn tell_progress(
     };
     tokio::select! {
         answer = performing => answer.unwrap_or_else(|end| {
-            tracing::error!(%intent, %end, "an effect ended in a panic");
+            tracing::error!(%end, "an effect ended in a panic");
             Answer::Unknown(format!("the agent failed while it performed this ({end}); that is a bug of Backstay"))
         }),
         never = telling => match never {},

@@ -8,10 +8,11 @@ use journal::notice::NoticeAnswered;
 use journal::observation::{LookAt, RepositorySeen, VmSeen};
 use journal::outcome::{Failure, FailureClass, Outcome};
 use journal::record::{IntentSettled, Witness};
-use journal::state::Vm;
+use journal::state::{Job, Vm};
 use journal::wire::{FromAgent, ToAgent};
-use journal::{Epoch, IntentId, Record, State, VmId, fault};
+use journal::{Epoch, Intent, IntentId, JobId, Record, State, VmId, fault};
 use tokio::sync::{mpsc, oneshot};
+use tracing::field::{DisplayValue, display};
 
 use super::notify::{Carriers, Told};
 use super::start::{self, Appended};
@@ -277,11 +278,11 @@ impl Engine {
     /// repeated, so that it counts as not there.
     async fn unknown(&mut self, intent: IntentId, why: String) -> Result<(), StartError> {
         self.put_down(intent);
-        let vm = match self.shared.state.read().await.open.get(&intent) {
-            None => return Ok(()),
-            Some(open) => open.intent.effect.vm(),
-        };
-        tracing::warn!(%intent, %why, "the outcome of an effect is unknown");
+        let state = self.shared.state.read().await;
+        let Some(open) = state.open.get(&intent) else { return Ok(()) };
+        let (vm, About { job, vm: name }) = (open.intent.effect.vm(), About::intent(&state, &open.intent));
+        tracing::warn!(job, vm = name, %intent, %why, "the outcome of an effect is unknown");
+        drop(state);
         let Some(vm) = vm else {
             let outcome = Outcome::Failed(Failure::new(FailureClass::Host, why));
             return self.append(&[IntentSettled { intent, outcome, by: Witness::Agent }.into()]).await;
@@ -356,23 +357,45 @@ fn repositories_of(state: &State, id: VmId) -> Vec<journal::effect::RepositoryAd
     names.into_iter().filter_map(|name| state.repositories.get(name)).map(|it| it.address.clone()).collect()
 }
 
+/// The job and the VM that a line of the log is about, where there are any.
+#[derive(Default)]
+struct About {
+    job: Option<DisplayValue<JobId>>,
+    vm: Option<DisplayValue<String>>,
+}
+
+impl About {
+    fn job(state: &State, id: JobId) -> About {
+        let vm = state.jobs.get(&id).and_then(|job| job.work.vm());
+        About { job: Some(display(id)), vm: vm.map(|vm| display(vm_name(state, vm))) }
+    }
+
+    fn intent(state: &State, intent: &Intent) -> About {
+        let About { job, vm } = intent.job.map(|job| About::job(state, job)).unwrap_or_default();
+        About { job, vm: vm.or_else(|| intent.effect.about().map(|vm| display(vm.name.to_string()))) }
+    }
+}
+
+fn vm_name(state: &State, vm: VmId) -> String {
+    state.vms.get(&vm).map_or_else(|| vm.to_string(), |vm| vm.address.name.to_string())
+}
+
 /// What an operator reads in the log: the ends of jobs, and everything that reconcile found.
 fn tell_operator(state: &State, record: &Record) {
-    let name = |vm: &VmId| state.vms.get(vm).map_or_else(|| vm.to_string(), |vm| vm.address.name.to_string());
+    let name = |vm: &VmId| vm_name(state, *vm);
     match record {
         Record::JobEnded(it) => {
-            let job = state.jobs.get(&it.job);
-            let vm = job.and_then(|job| job.work.vm()).map(|vm| name(&vm));
-            let kind = job.map_or("", |job| job.work.kind());
+            let About { job, vm } = About::job(state, it.job);
+            let kind = state.jobs.get(&it.job).map_or("", |job| job.work.kind());
             let reason = it.reason.as_deref().unwrap_or_default();
             match it.end {
-                journal::record::End::Failed => tracing::warn!(job = %it.job, kind, vm, reason, "job failed"),
-                end => tracing::info!(job = %it.job, kind, vm, reason, ?end, "job ended"),
+                journal::record::End::Failed => tracing::warn!(job, vm, kind, reason, "job failed"),
+                end => tracing::info!(job, vm, kind, reason, ?end, "job ended"),
             }
         }
         Record::JobRetried(it) => {
-            let vm = state.jobs.get(&it.job).and_then(|job| job.work.vm()).map(|vm| name(&vm));
-            tracing::info!(job = %it.job, vm, reason = it.reason, not_before = %it.not_before, "a try failed, and the next one follows");
+            let About { job, vm } = About::job(state, it.job);
+            tracing::info!(job, vm, reason = it.reason, not_before = %it.not_before, "a try failed, and the next one follows");
         }
         Record::TrackingLost(it) => {
             tracing::warn!(vm = name(&it.vm), disk = %it.disk, row = it.row, reason = it.reason, "full next");
@@ -381,11 +404,16 @@ fn tell_operator(state: &State, record: &Record) {
             tracing::warn!(vm = name(&it.vm), row = it.row, reason = it.reason, "view lost");
         }
         Record::IntentAdopted(it) => {
-            tracing::info!(intent = %it.intent, row = it.row, "an open intent is repeated");
+            let open = state.open.get(&it.intent);
+            let About { job, vm } = open.map(|open| About::intent(state, &open.intent)).unwrap_or_default();
+            tracing::info!(job, vm, intent = %it.intent, row = it.row, "an open intent is repeated");
         }
         Record::IntentSettled(it) => {
             if let Witness::Observation { row } = &it.by {
-                tracing::info!(intent = %it.intent, row, "an open intent is settled by what is there");
+                let of = |job: &&Job| job.steps.iter().any(|step| step.intent == it.intent);
+                let About { job, vm } =
+                    state.jobs.values().find(of).map(|job| About::job(state, job.id)).unwrap_or_default();
+                tracing::info!(job, vm, intent = %it.intent, row, "an open intent is settled by what is there");
             }
         }
         Record::RunSkipped(it) => {
