@@ -241,7 +241,10 @@ fn other_jobs_of_the_vm_wait_and_say_why() {
     assert_eq!(healed["ok"], true, "{healed}");
     says(&site.backstay.refused(4, &["vm", "remove", "vm"]), &["has an export", &remedy]);
     let id = &export.id;
-    says(&site.backstay.refused(2, &["job", "pause", id]), &["an export", "nothing that could rest", &remedy]);
+    says(
+        &site.backstay.refused(2, &["job", "pause", id]),
+        &["an export", "nothing that could rest", &remedy],
+    );
     assert_eq!(site.backstay.ok(&["job", "show", id])["state"], "running");
     site.backstay.ok(&["export", "remove", &export.id]);
     site.backstay.ok(&["job", "watch", &job]);

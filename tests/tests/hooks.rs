@@ -101,20 +101,25 @@ impl Host {
         })
     }
 
-    /// Starts the server with a crash point set, queues a run, and waits for the crash; the run's id, by what the first
-    /// program was told.
+    /// Lets the policy go on until the server dies; the id of its run, by what the first program was told.
     #[track_caller]
-    fn crash_at(&mut self, point: &str) -> String {
+    fn run_until_it_dies(&mut self) -> String {
         fs::remove_file(self.site.lab.path("told")).ok();
-        self.site.backstay.stop();
-        self.site.backstay.set_environment("BACKSTAY_CRASH_AT", Some(point));
-        self.site.backstay.restart();
         self.site.backstay.ok(&["policy", "resume", "p"]);
         let process = self.site.backstay.process();
         until("the crash", PATIENCE, || (!process.is_running()).then_some(()));
-        self.site.backstay.set_environment("BACKSTAY_CRASH_AT", None);
         let told = fs::read_to_string(self.site.lab.path("told")).expect("a hook ran");
         told.split('.').next().expect("an id").to_owned()
+    }
+
+    /// Starts the server again, and waits until all that the policy has queued is over.
+    #[track_caller]
+    fn restart(&mut self) {
+        self.site.backstay.restart();
+        self.site.backstay.ok(&["policy", "pause", "p"]);
+        for job in self.jobs() {
+            self.until_over(job["id"].as_str().expect("a job has an id"));
+        }
     }
 }
 
@@ -177,25 +182,27 @@ fn what_comes_after_a_backup_comes_after_any_crash() {
         return;
     }
     let mut host = Host::new();
-    // In the middle of the backup: it goes on, or ends, and the program is told how.
-    let id = host.crash_at("store.committed:1");
-    assert_eq!(host.told(&id), ["before vm"]);
+    // In the middle of the backup: it goes on, and the program is told how it ended.
+    host.site.backstay.stop();
+    host.site.backstay.set_environment("BACKSTAY_CRASH_AT", Some("store.committed:1"));
     host.site.backstay.restart();
-    host.site.backstay.ok(&["policy", "pause", "p"]);
-    let job = host.until_over(&id);
-    assert_eq!(job["state"], "done", "{job}");
+    let id = host.run_until_it_dies();
+    assert_eq!(host.told(&id), ["before vm"]);
+    host.site.backstay.set_environment("BACKSTAY_CRASH_AT", None);
+    host.restart();
+    assert_eq!(host.until_over(&id)["state"], "done");
     assert_eq!(host.told(&id), ["before vm", "after vm done"]);
-    for job in host.jobs() {
-        host.until_over(job["id"].as_str().expect("a job has an id"));
-    }
 
     // When it has run, and nobody knows: it runs again, and is told the same.
-    let id = host.crash_at("performed:5");
+    let deadly = host.site.lab.path("deadly");
+    fs::write(&deadly, "").expect("the lab's folder takes a file");
+    host.hook("resume", &format!("rm {} 2> /dev/null && kill -9 $PPID; true", text(&deadly)));
+    let id = host.run_until_it_dies();
     assert_eq!(host.told(&id), ["before vm", "after vm done"]);
-    host.site.backstay.restart();
-    host.site.backstay.ok(&["policy", "pause", "p"]);
+    host.restart();
     assert_eq!(host.until_over(&id)["state"], "done");
     assert_eq!(host.told(&id), ["before vm", "after vm done", "after vm done"]);
+
     // Whose it is stands in every line of the log.
     let log = host.site.backstay.log();
     let about: Vec<&str> = log.lines().filter(|line| line.contains(&format!("job={id} "))).collect();

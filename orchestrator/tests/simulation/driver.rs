@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use journal::effect::{DiskMode, RepositoryAddress, VmAddress, Way};
+use journal::effect::{self, DiskMode, RepositoryAddress, VmAddress, Way};
 use journal::names::{Owner, owner};
 use journal::notice::{Answer, NoticeAnswered, Subject};
 use journal::record::{
@@ -21,7 +21,8 @@ use orchestrator::decide::{CheckStep, Limits, Live, Seen, next};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::world::World;
+use crate::hooks::Hooks;
+use crate::world::{FAILS, World};
 
 enum Message {
     Perform(Box<journal::Intent>),
@@ -43,6 +44,7 @@ pub struct Driver {
     pub retries: usize,
     pub rests: usize,
     mapped: usize,
+    pub hooks: Hooks,
 }
 
 /// How often the policy's backups are tried.
@@ -84,6 +86,7 @@ impl Driver {
             retries: 0,
             rests: 0,
             mapped: 0,
+            hooks: Hooks::default(),
         };
         let installation = Installation(7);
         driver.world.installation = Some(installation);
@@ -115,6 +118,7 @@ impl Driver {
         let read = Record::decode(encoded.kind, encoded.version, &encoded.body).unwrap();
         assert_eq!(read, record);
         self.state.apply(stamp, &record).unwrap_or_else(|illegal| panic!("{illegal}: {record:?}"));
+        self.hooks.see(&record);
         self.retries += usize::from(matches!(record, Record::JobRetried(_)));
         self.rests += usize::from(matches!(record, Record::JobPaused(_)));
         if std::env::var_os("BACKSTAY_TRACE").is_some() {
@@ -259,14 +263,28 @@ impl Driver {
             _ => Mode::Auto,
         };
         // The last backups of a history are the ones that show healing: they ask for nothing special.
-        let mode = if self.inbox.is_empty() && self.live.checks.is_empty() { Mode::Auto } else { mode };
+        let usual = self.inbox.is_empty() && self.live.checks.is_empty();
+        let mode = if usual { Mode::Auto } else { mode };
         let consistency = ConsistencyAsked::Crash;
         let (vm, repository) = (vm(), repository());
         let work = Work::Backup(BackupWork { vm, repository, mode, since: None, consistency });
         let (job, at) = (self.state.next.job, Time(self.clock));
         let due = || Due { policy: policy(), schedule: "x".into(), at, not_before: at };
         let due = self.rng.random::<bool>().then(due);
-        self.append(JobQueued { job, work, due, terms: Terms::default() }.into());
+        let hooks = due.as_ref().and_then(|_| self.hooks_of_a_run(usual));
+        self.append(JobQueued { job, work, due, terms: Terms { hooks, ..Terms::default() } }.into());
+    }
+
+    /// What runs around a policy's run, if anything: on each side a hook, which now and then fails.
+    fn hooks_of_a_run(&mut self, usual: bool) -> Option<effect::Hooks> {
+        let mut hook = || {
+            let name = if !usual && self.rng.random_ratio(1, 10) { FAILS } else { "works" };
+            self.rng.random::<bool>().then(|| name.parse().unwrap())
+        };
+        let (before, after) = (hook(), hook());
+        // What comes before alone owes nothing.
+        let after = after.or_else(|| before.clone());
+        after.is_some().then_some(effect::Hooks { before, after, limit_ms: 1000 })
     }
 
     /// Some job is to rest, or to go on.

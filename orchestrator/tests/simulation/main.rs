@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod driver;
+mod hooks;
 mod world;
 mod year;
 
@@ -34,6 +35,7 @@ fn every_history_ends_well() {
         all.retries += told.retries;
         all.rests += told.rests;
         all.mapped += told.mapped;
+        all.hooks += told.hooks;
     }
     println!("{count} histories: {all:?} (disks)");
     assert!(
@@ -41,6 +43,7 @@ fn every_history_ends_well() {
         "histories without retries and rests prove little"
     );
     assert!(all.incrementals > all.fulls / 4, "histories in which nothing is incremental prove little");
+    assert!(count < 100 || all.hooks > 1000, "histories without hooks prove nothing of them");
     assert!(count < 100 || all.mapped > 0, "histories without a map of changes prove nothing of exports");
 }
 
@@ -58,6 +61,8 @@ struct Told {
     rests: usize,
     /// Disks that were exported with a map of changes.
     mapped: usize,
+    /// Hooks that were begun.
+    hooks: u64,
 }
 
 fn history(seed: u64) -> Told {
@@ -83,6 +88,7 @@ fn history(seed: u64) -> Told {
         retries: driver.retries,
         rests: driver.rests,
         mapped: driver.mapped_disks(),
+        hooks: driver.hooks.count,
     }
 }
 

@@ -14,6 +14,9 @@ use journal::observation::{BitmapSeen, DiskSeen, JobSeen, Machine, RepositorySee
 use journal::outcome::{Done, Failure, FailureClass, Outcome, Stored, StoredDisk};
 use journal::{CheckpointId, Installation, IntentId, Process, RepositoryName, Time};
 
+/// The hook that fails; any other works.
+pub const FAILS: &str = "fails";
+
 pub const BLOCKS: usize = 24;
 pub const BLOCK_BYTES: u64 = 65536;
 
@@ -259,6 +262,10 @@ impl World {
                 Ok(Done::Plain)
             }
             Effect::Freeze(_) => Ok(Done::Plain),
+            Effect::Hook(hook) if hook.name.as_str() == FAILS => {
+                Err(Failure::new(FailureClass::Refused, "exit status: 1"))
+            }
+            Effect::Hook(_) => Ok(Done::Plain),
             Effect::Thaw(_) => Ok(Done::Thawed { filesystems: 1 }),
             other => panic!("the simulation has no {:?}", other.kind()),
         };

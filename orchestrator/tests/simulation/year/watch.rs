@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use journal::effect::{Hook, HookSide};
 use journal::record::{End, JobEnded, Work};
 use journal::state::Job;
 use journal::{Effect, JobId, PointId, Record, RepositoryName, State, VmId};
@@ -11,6 +10,7 @@ use orchestrator::decide::Limits;
 
 use super::site::{Asked, POLICIES, number_of};
 use super::{HOUR, MINUTE};
+use crate::hooks::Hooks;
 
 /// No job waits longer than this for its turn, from the instant at which it might start: whatever its priority, and the time
 /// during which nobody was there, and that during which its window was closed, left out.
@@ -27,10 +27,7 @@ pub struct Watch {
     pub waits: Vec<i64>,
     /// Tries that waited for a window to open again.
     pub held_back: u64,
-    /// Jobs whose hook before a try was begun, and whose hook after it was not yet; and those whose was.
-    owed: BTreeSet<JobId>,
-    paid: BTreeSet<JobId>,
-    pub hooks: u64,
+    pub hooks: Hooks,
     /// Backups by how they ended, tries by why there was another.
     pub ended: BTreeMap<String, u64>,
     pub retried: BTreeMap<String, u64>,
@@ -49,6 +46,7 @@ fn how(it: &JobEnded) -> String {
 impl Watch {
     /// Looks at a record that was folded in.
     pub fn see(&mut self, record: &Record, before: Option<&Job>, state: &State, limits: &Limits, now: i64) {
+        self.hooks.see(record);
         match record {
             Record::JobQueued(it) => {
                 assert!(self.open.insert(it.job), "{} is queued twice", it.job);
@@ -66,18 +64,12 @@ impl Watch {
                 }
                 self.stopped(it.job);
             }
-            Record::IntentOpened(it) => match &it.intent.effect {
-                Effect::Forget(forget) => {
+            Record::IntentOpened(it) => {
+                if let Effect::Forget(forget) = &it.intent.effect {
                     self.forgotten += 1;
                     not_the_last_good(state, forget.point);
                 }
-                Effect::Hook(hook) => self.hook(hook),
-                Effect::Begin(_) => {
-                    let over = it.intent.job.filter(|job| self.paid.contains(job));
-                    assert_eq!(over, None, "a view begins after the hook that comes last");
-                }
-                _ => {}
-            },
+            }
             _ => {}
         }
     }
@@ -115,19 +107,7 @@ impl Watch {
         assert!(there.len() <= most, "{} jobs in repository {}", there.len(), number_of(repository));
     }
 
-    fn hook(&mut self, hook: &Hook) {
-        self.hooks += 1;
-        if hook.side == HookSide::Before {
-            assert!(self.owed.insert(hook.job), "{} runs its first hook twice in one try", hook.job);
-        } else {
-            self.owed.remove(&hook.job);
-            self.paid.insert(hook.job);
-        }
-    }
-
     fn stopped(&mut self, job: JobId) {
-        assert!(!self.owed.contains(&job), "a try of {job} is over, and what comes after it did not run");
-        self.paid.remove(&job);
         if let Some(vm) = self.running.remove(&job).and_then(|job| job.work.vm()) {
             self.holders.remove(&vm);
         }
