@@ -182,6 +182,7 @@ fn what_comes_after_a_backup_comes_after_any_crash() {
         return;
     }
     let mut host = Host::new();
+    host.site.backstay.expect_log("removing a stale lock");
     // In the middle of the backup: it goes on, and the program is told how it ended.
     host.site.backstay.stop();
     host.site.backstay.set_environment("BACKSTAY_CRASH_AT", Some("store.committed:1"));
