@@ -24,6 +24,7 @@ pub(crate) async fn perform(intent: &Intent, task: &Task) -> Answer {
         Effect::Forget(effect) => repositories::forget(id, effect, task).await,
         Effect::Check(effect) => repositories::check(id, effect, task).await,
         Effect::Prune(effect) => repositories::prune(id, effect, task).await,
+        Effect::PruneBy(effect) => repositories::prune_by(id, effect, task).await,
         Effect::Restore(effect) => restore::restore(id, effect, task).await,
         Effect::Measure(effect) => repositories::measure(id, effect, task).await,
         Effect::Keys(effect) => repositories::keys(id, effect, task).await,

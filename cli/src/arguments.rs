@@ -103,6 +103,7 @@ mod tests {
             "backstay repo add main --path d --password-file f --chunk-size 4M",
             "backstay repo check main --read-data",
             "backstay repo prune main",
+            "backstay repo prune main --dry-run --grace 1d12h --max-unused 0%",
             "backstay backup web db --mode full --since c7 --repo a --repo b --consistency required --wait",
             "backstay point list",
             "backstay point list web",

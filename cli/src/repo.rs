@@ -1,7 +1,9 @@
-//! `backstay repo`: where restore points are kept; keys and figures are in modules of their own. Knows nothing of a repository's format, and never reads its password.
+//! `backstay repo`: where restore points are kept; keys, limits, pruning and figures are in modules of their own. Knows
+//! nothing of a repository's format, and never reads its password.
 
 mod key;
 mod limit;
+mod prune;
 mod stats;
 
 use std::path::PathBuf;
@@ -58,11 +60,7 @@ pub enum Verb {
         read_data_subset: Option<u8>,
     },
     /// Free the space that no restore point needs
-    Prune {
-        /// Its name
-        #[arg(value_parser = named)]
-        name: String,
-    },
+    Prune(prune::Arguments),
     /// Count what is in a repository, by VM
     Stats {
         /// Its name
@@ -148,7 +146,7 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
             let whole = if read_data { 100 } else { 0 };
             check(&name, read_data_subset.unwrap_or(whole), session).await
         }
-        Verb::Prune { name } => prune(&name, session).await,
+        Verb::Prune(arguments) => prune::run(&arguments, session).await,
         Verb::Stats { name } => stats::run(&name, session).await,
         Verb::Limit { name, limits } => limit::run(&name, &limits, session).await,
         Verb::Key(verb) => key::run(verb, session).await,
@@ -209,21 +207,6 @@ fn problems(done: &[Done]) -> (Vec<String>, bool) {
         .collect();
     let checked = !found.is_empty();
     (found.into_iter().flatten().cloned().collect(), checked)
-}
-
-async fn prune(name: &str, session: &Session) -> Ending {
-    let client = session.client()?;
-    let submitted: Submitted = client.post(&["repositories", name, "prune"], &[]).await?;
-    let job = session.insist(&client, &submitted).await?;
-    let freed = follow::brought(&job, "prune").into_iter().map(|done| match done {
-        Done::Pruned { freed_bytes } => freed_bytes,
-        _ => 0,
-    });
-    let freed: u64 = freed.sum();
-    session.output.show(&json!({ "repository": name, "freed_bytes": freed, "job": job.id }), || {
-        format!("{name}: {} freed\n", size::show(freed))
-    })?;
-    Ok(Status::Done)
 }
 
 fn list(repositories: &[RepositoryView]) -> String {

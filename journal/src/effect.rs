@@ -66,6 +66,8 @@ pub enum Effect {
     Keys(Keys),
     /// Run a program of the host's own, before a try of a backup or after it.
     Hook(Box<Hook>),
+    /// Free what no point needs, on terms.
+    PruneBy(PruneBy),
 }
 
 /// The kinds of [`Effect`], by the name that journals, tests and crash points use.
@@ -142,7 +144,7 @@ impl Effect {
             Effect::OpenRepository(_) => EffectKind::OpenRepository,
             Effect::Forget(_) => EffectKind::Forget,
             Effect::Check(_) => EffectKind::Check,
-            Effect::Prune(_) => EffectKind::Prune,
+            Effect::Prune(_) | Effect::PruneBy(_) => EffectKind::Prune,
             Effect::Restore(_) => EffectKind::Restore,
             Effect::Offer(_) => EffectKind::Offer,
             Effect::Measure(_) => EffectKind::Measure,
@@ -200,6 +202,7 @@ impl Effect {
             | Effect::Forget(_)
             | Effect::Check(_)
             | Effect::Prune(_)
+            | Effect::PruneBy(_)
             | Effect::Restore(_)
             | Effect::Measure(_)
             | Effect::Keys(_) => None,
@@ -593,6 +596,33 @@ pub struct Check {
 pub struct Prune {
     /// Which.
     pub repository: RepositoryAddress,
+}
+
+/// See [`Effect::PruneBy`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneBy {
+    /// Which.
+    pub repository: RepositoryAddress,
+    /// How.
+    pub terms: PruneTerms,
+}
+
+/// How a repository is pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneTerms {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// How long what is of no use stays, marked, before a later prune removes it; 0 removes at once.
+    pub grace_seconds: u64,
+    /// Unused bytes may stay in packs that are partly used, up to this share of the used ones.
+    pub max_unused_percent: u8,
+}
+
+impl Default for PruneTerms {
+    /// At once, and as sparing as restic is.
+    fn default() -> Self {
+        Self { dry_run: false, grace_seconds: 0, max_unused_percent: 5 }
+    }
 }
 
 /// See [`Effect::Measure`].

@@ -67,6 +67,33 @@ pub enum Done {
         /// Each.
         keys: Vec<KeySeen>,
     },
+    /// A prune on terms ended.
+    PrunedBy(Pruned),
+}
+
+/// See [`Done::PrunedBy`]. With a dry run, what would have been.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Whether nothing was really done.
+    pub dry_run: bool,
+    /// Bytes freed: what went away, less what was copied out of it.
+    pub freed_bytes: u64,
+    /// Bytes of packs that go away when their grace time is over.
+    pub marked_bytes: u64,
+    /// Bytes that were copied out of packs used in part.
+    pub copied_bytes: u64,
+    /// Unused bytes that stay in packs used in part.
+    pub unused_bytes: u64,
+    /// Packs that stay as they are.
+    pub packs_kept: u64,
+    /// Packs that went away.
+    pub packs_removed: u64,
+    /// Packs that wait for the end of their grace time.
+    pub packs_marked: u64,
+    /// Packs that were marked before and are needed again.
+    pub packs_taken_back: u64,
+    /// When the first grace time is over.
+    pub first_due: Option<Time>,
 }
 
 /// See [`Done::Measured`]. All in bytes, unless they count something.

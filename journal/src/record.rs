@@ -2,8 +2,10 @@
 //!
 //! A record's body is bincode in its legacy configuration, under a kind (what it says) and a version (how it is
 //! written). The rule for change: a type reachable from here is frozen once released. To change one, keep a copy of
-//! the old type with the old version number in `decode`, give the new one the next version, and convert. Golden bytes
-//! under `tests/formats` hold us to it. Knows nothing about frames, files or the fold.
+//! the old type with the old version number in `decode`, give the new one the next version, and convert. Where all that is
+//! new is a variant at the end of an enum, the new type reads the old bytes as they are: the version tells an older
+//! program that it must not try. Golden bytes under `tests/formats` hold us to it. Knows nothing about frames, files or the
+//! fold.
 
 mod export;
 mod job;
@@ -19,8 +21,8 @@ use older::JobQueuedV1;
 pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
 
 use crate::effect::{
-    DiskMode, Hooks, ImageFormat, Intent, KeyChange, Lasts, Rate, RepositoryAddress, RestoreTarget,
-    VmAddress, Way,
+    DiskMode, Hooks, ImageFormat, Intent, KeyChange, Lasts, PruneTerms, Rate, RepositoryAddress,
+    RestoreTarget, VmAddress, Way,
 };
 use crate::ids::{
     CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
@@ -189,7 +191,7 @@ records! {
     /// An open intent has a new owner.
     0x0041 IntentAdopted 1;
     /// An intent is settled.
-    0x0042 IntentSettled 1;
+    0x0042 IntentSettled 2, 1 IntentSettled;
     /// A restore point is held, or no longer.
     0x0050 PointHeld 1;
     /// A restore point is no longer in its repository, by someone else's doing.
@@ -247,7 +249,17 @@ impl Work {
     /// Whether the work is there to free room, perhaps on the very disk that is full.
     #[must_use]
     pub fn frees_room(&self) -> bool {
-        matches!(self, Work::Forget { .. } | Work::PruneRepository { .. })
+        matches!(self, Work::Forget { .. }) || self.is_exclusive()
+    }
+
+    /// Whether nothing else may go on in its repository meanwhile.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        match self {
+            Work::PruneRepository { .. } => true,
+            Work::PruneBy { terms, .. } => !terms.dry_run,
+            _ => false,
+        }
     }
 }
 
@@ -507,7 +519,7 @@ pub enum Work {
         /// How many of its packs are read, in percent.
         read_percent: u8,
     },
-    /// Free what no point needs.
+    /// Free what no point needs, at once; as it was recorded before there were [terms](Work::PruneBy).
     PruneRepository {
         /// Which.
         repository: RepositoryName,
@@ -537,6 +549,13 @@ pub enum Work {
         repository: RepositoryName,
         /// What becomes of them.
         change: KeyChange,
+    },
+    /// Free what no point needs, or say what that would be.
+    PruneBy {
+        /// In which repository.
+        repository: RepositoryName,
+        /// How.
+        terms: PruneTerms,
     },
 }
 

@@ -13,7 +13,7 @@ use journal::effect::{End, *};
 use journal::log::{Hash, Position};
 use journal::notice::{Answer, NoticeAnswered, NoticeKind, NoticeRaised, NoticeSettled, Subject};
 use journal::outcome::{
-    Done, Failure, FailureClass, KeySeen, Measured, MeasuredVm, Outcome, Stored, StoredDisk,
+    Done, Failure, FailureClass, KeySeen, Measured, MeasuredVm, Outcome, Pruned, Stored, StoredDisk,
 };
 use journal::record::*;
 use journal::state::Stamp;
@@ -193,6 +193,7 @@ fn effects() -> Vec<Effect> {
         hook(HookSide::After { end: TryEnd::Failed, reason: Some("main is full".into()) }),
         hook(HookSide::After { end: TryEnd::Retried, reason: None }),
         hook(HookSide::After { end: TryEnd::Cancelled, reason: None }),
+        Effect::PruneBy(PruneBy { repository: repository(), terms: prune_terms() }),
     ]
 }
 
@@ -208,6 +209,10 @@ fn hook(side: HookSide) -> Effect {
         mode: Mode::Auto,
         side,
     }))
+}
+
+fn prune_terms() -> PruneTerms {
+    PruneTerms { dry_run: true, grace_seconds: 86_400, max_unused_percent: 3 }
 }
 
 fn key_change() -> KeyChange {
@@ -260,6 +265,18 @@ fn outcomes() -> Vec<Outcome> {
                 created: Time(1_700_000_000_000_000),
             }],
         },
+        Done::PrunedBy(Pruned {
+            dry_run: true,
+            freed_bytes: 1,
+            marked_bytes: 2,
+            copied_bytes: 3,
+            unused_bytes: 4,
+            packs_kept: 5,
+            packs_removed: 6,
+            packs_marked: 7,
+            packs_taken_back: 8,
+            first_due: Some(Time(1_700_000_000_000_000)),
+        }),
     ];
     let classes = [
         FailureClass::ProcessGone,
@@ -308,6 +325,7 @@ fn works() -> Vec<Work> {
         Work::MeasureRepository { repository: repository_name() },
         Work::LimitRepository { repository: repository_name(), rates: Vec::new() },
         Work::Keys { repository: repository_name(), change: KeyChange::Remove { key: "ab".into() } },
+        Work::PruneBy { repository: repository_name(), terms: prune_terms() },
     ]
 }
 

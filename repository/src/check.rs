@@ -79,6 +79,22 @@ pub enum Problem {
         /// A snapshot, or a file in a tree.
         needed_by: String,
     },
+    /// A blob that something needs is only in a pack that a prune has marked: somebody who honoured no lock referred to it
+    /// while it was of no use.
+    #[error(
+        "{kind} blob {digest} is only in pack {pack}, which is to be deleted; {needed_by} needs it: prune now, which takes \
+         the pack back"
+    )]
+    BlobMarked {
+        /// The kind of the blob.
+        kind: BlobKind,
+        /// Which.
+        digest: Digest,
+        /// Where.
+        pack: PackId,
+        /// A snapshot, or a file in a tree.
+        needed_by: String,
+    },
     /// A file's chunks do not add up to its size.
     #[error("the file {name:?} in the tree {tree} has chunks of {found} bytes instead of {expected}")]
     FileSize {
@@ -118,6 +134,8 @@ pub struct Report {
     pub packs: usize,
     /// Packs that no index file lists: of sessions that are running, or that died. The next prune removes those.
     pub unlisted_packs: usize,
+    /// Packs that a prune marked: a later one removes them.
+    pub marked_packs: usize,
     /// Bytes of packs that were read and proved; 0 unless asked for.
     pub read_bytes: u64,
 }
@@ -213,13 +231,10 @@ impl Checker<'_> {
     /// whatever a snapshot that we see needs is in what we read after it.
     fn run(mut self, read: ReadData, watch: Watch<'_>) -> Result<Report, CheckError> {
         let snapshots = self.read_snapshots()?;
-        let packs = self.read_index(watch)?;
-        let unlisted_packs = self.compare_packs(&packs)?;
+        let (packs, marked) = self.read_index(watch)?;
+        let (unlisted_packs, marked_packs) = self.compare_packs(&packs, &marked)?;
         for (id, snapshot) in &snapshots {
-            if !self.index.contains(BlobKind::Tree, &snapshot.tree) {
-                let needed_by = format!("snapshot {id}");
-                self.report(Problem::BlobMissing { kind: BlobKind::Tree, digest: snapshot.tree, needed_by });
-            }
+            self.demand(BlobKind::Tree, &snapshot.tree, || format!("snapshot {id}"));
         }
         let roots = snapshots.iter().map(|(_, snapshot)| snapshot.tree);
         let used = walk(
@@ -234,7 +249,17 @@ impl Checker<'_> {
         let affected = if problems.is_empty() { Vec::new() } else { self.affected(&snapshots, &problems) };
         let (snapshots, trees, blobs, packs) =
             (snapshots.len(), used.trees.len(), used.data.len(), listed_packs);
-        Ok(Report { problems, affected, snapshots, trees, blobs, packs, unlisted_packs, read_bytes })
+        Ok(Report {
+            problems,
+            affected,
+            snapshots,
+            trees,
+            blobs,
+            packs,
+            unlisted_packs,
+            marked_packs,
+            read_bytes,
+        })
     }
 
     fn read_snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>, CheckError> {
@@ -256,15 +281,18 @@ impl Checker<'_> {
         Ok(snapshots)
     }
 
-    fn read_index(&mut self, watch: Watch<'_>) -> Result<Vec<IndexPack>, CheckError> {
+    /// The packs that index files list, and those that they mark.
+    fn read_index(&mut self, watch: Watch<'_>) -> Result<(Vec<IndexPack>, IdSet<PackId>), CheckError> {
         let files = self.inner.store.backend.list(FileKind::Index)?;
         let counter = Counter::new(watch, Stage::Index, files.len());
-        let read = Mutex::new((Index::default(), BTreeMap::<PackId, Vec<BlobEntry>>::new()));
+        let packs = (BTreeMap::<PackId, Vec<BlobEntry>>::new(), IdSet::default());
+        let read = Mutex::new((Index::default(), packs));
         parallel::each(self.inner.store.workers(), &files, |listed| {
             match self.inner.store.read_json::<IndexFile>(FileKind::Index, listed.id) {
                 Ok(file) => {
-                    let (index, packs) = &mut *read.lock().expect("filling maps does not panic");
-                    index.add(listed.id, &file.packs);
+                    let (index, (packs, marked)) = &mut *read.lock().expect("filling maps does not panic");
+                    index.add(listed.id, &file);
+                    marked.extend(file.packs_to_delete.iter().map(|pack| pack.id));
                     for pack in file.packs {
                         packs.entry(pack.id).or_insert(pack.blobs);
                     }
@@ -273,14 +301,18 @@ impl Checker<'_> {
             }
             counter.one_more()
         })?;
-        let (index, packs) = read.into_inner().expect("filling maps does not panic");
+        let (index, (packs, marked)) = read.into_inner().expect("filling maps does not panic");
         self.index = index;
         self.index.settle();
-        Ok(packs.into_iter().map(|(id, blobs)| IndexPack { id, blobs }).collect())
+        Ok((packs.into_iter().map(|(id, blobs)| IndexPack { id, blobs }).collect(), marked))
     }
 
-    /// Compares the index with what is stored; returns how many packs no index file lists.
-    fn compare_packs(&self, packs: &[IndexPack]) -> Result<usize, CheckError> {
+    /// Compares the index with what is stored; returns how many packs no index file lists, and how many are marked.
+    fn compare_packs(
+        &self,
+        packs: &[IndexPack],
+        marked: &IdSet<PackId>,
+    ) -> Result<(usize, usize), CheckError> {
         let listed = self.inner.store.backend.list(FileKind::Pack)?;
         let mut stored = listed.iter().map(|file| (file.id, file.size)).collect::<IdMap<FileId, u64>>();
         for IndexPack { id: pack, blobs } in packs {
@@ -293,7 +325,26 @@ impl Checker<'_> {
                 Some(_) => {}
             }
         }
-        Ok(stored.len())
+        let waiting = marked.iter().filter(|pack| stored.remove(&FileId::from(**pack)).is_some()).count();
+        Ok((stored.len(), waiting))
+    }
+
+    /// Where a blob is that something needs. Reports one that is nowhere, or not where it stays.
+    fn demand(
+        &self,
+        kind: BlobKind,
+        digest: &Digest,
+        needed_by: impl FnOnce() -> String,
+    ) -> Option<BlobEntry> {
+        if let Some((_, blob)) = self.index.find_listed(kind, digest) {
+            return Some(blob);
+        }
+        let (found, digest, needed_by) = (self.index.find(kind, digest), *digest, needed_by());
+        self.report(match found {
+            Some((pack, _)) => Problem::BlobMarked { kind, digest, pack, needed_by },
+            None => Problem::BlobMissing { kind, digest, needed_by },
+        });
+        found.map(|(_, blob)| blob)
     }
 
     fn load_tree(&self, digest: &Digest) -> Option<Result<Tree, ReadError>> {
@@ -323,26 +374,21 @@ impl Checker<'_> {
                 Content::File { size, chunks } => {
                     let mut found = 0;
                     for chunk in chunks {
-                        match self.index.find(BlobKind::Data, chunk) {
-                            Some((_, blob)) => found += blob.plain_length() as u64,
-                            None => {
-                                let (kind, digest) = (BlobKind::Data, *chunk);
-                                self.report(Problem::BlobMissing { kind, digest, needed_by: needed_by() });
-                                found = *size;
-                                break;
-                            }
-                        }
+                        let Some(blob) = self.demand(BlobKind::Data, chunk, needed_by) else {
+                            found = *size;
+                            break;
+                        };
+                        found += blob.plain_length() as u64;
                     }
                     if found != *size {
                         let (name, expected) = (node.name.clone(), *size);
                         self.report(Problem::FileSize { tree: *digest, name, expected, found });
                     }
                 }
-                Content::Folder { tree } if !self.index.contains(BlobKind::Tree, tree) => {
-                    let (kind, digest) = (BlobKind::Tree, *tree);
-                    self.report(Problem::BlobMissing { kind, digest, needed_by: needed_by() });
+                Content::Folder { tree } => {
+                    self.demand(BlobKind::Tree, tree, needed_by);
                 }
-                Content::Folder { .. } | Content::Other { .. } => {}
+                Content::Other { .. } => {}
             }
         }
         Some(tree)
@@ -418,8 +464,12 @@ impl Checker<'_> {
                 Problem::FileSize { tree, .. } | Problem::Tree { tree, .. } => {
                     broken.trees.insert(*tree);
                 }
-                // A pack of a wrong size or digest may still hold good blobs: only reading them tells.
-                Problem::Unreadable { .. } | Problem::PackSize { .. } | Problem::PackDamaged { .. } => {}
+                // A pack of a wrong size or digest may still hold good blobs: only reading them tells. One that is marked
+                // is still there.
+                Problem::Unreadable { .. }
+                | Problem::PackSize { .. }
+                | Problem::PackDamaged { .. }
+                | Problem::BlobMarked { .. } => {}
             }
         }
         let mut known = IdMap::default();

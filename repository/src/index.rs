@@ -1,12 +1,14 @@
 //! The index: which blob lies where. Its files, and the compact map of all of them in memory.
 //!
-//! Costs 48 bytes of memory for each blob: a terabyte of different chunks of 256 KiB is 200 MB. Knows nothing of trees.
+//! Costs 48 bytes of memory for each blob, and up to an eighth more of room to grow: a terabyte of different chunks of 256 KiB
+//! is 200 MB. Knows nothing of trees.
 
 mod shelves;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, FileKind};
@@ -26,10 +28,35 @@ pub(crate) struct IndexPack {
     pub(crate) blobs: Vec<BlobEntry>,
 }
 
+/// A pack of no use that a prune left for a while: who knew of it, and of no lock, may still need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MarkedPack {
+    pub(crate) id: PackId,
+    /// None of one that no index file listed.
+    pub(crate) blobs: Vec<BlobEntry>,
+    /// Since when it is of no use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) time: Option<DateTime<Utc>>,
+    /// Bytes of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size: Option<u64>,
+}
+
 /// An index file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct IndexFile {
     pub(crate) packs: Vec<IndexPack>,
+    /// rustic's extension of the format (`rustic_core`, `repofile/indexfile.rs`), which restic passes over: for restic these
+    /// are files that no index lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) packs_to_delete: Vec<MarkedPack>,
+}
+
+impl IndexFile {
+    /// One that lists packs in use.
+    pub(crate) fn of(packs: Vec<IndexPack>) -> Self {
+        Self { packs, packs_to_delete: Vec::new() }
+    }
 }
 
 /// Where a blob lies: 16 bytes.
@@ -41,33 +68,14 @@ struct Place {
     raw_length: u32,
 }
 
-/// Every blob that the index files list.
+/// Blobs by their kind.
 #[derive(Debug, Default)]
-pub(crate) struct Index {
-    packs: Vec<PackId>,
+struct Kinds {
     data: Shelves,
     trees: Shelves,
-    /// The files that this map was made of.
-    files: IdSet<FileId>,
 }
 
-impl Index {
-    pub(crate) fn contains(&self, kind: BlobKind, digest: &Digest) -> bool {
-        self.of(kind).find(digest).is_some()
-    }
-
-    /// How many blobs there are.
-    pub(crate) fn len(&self) -> usize {
-        self.data.len() + self.trees.len()
-    }
-
-    pub(crate) fn find(&self, kind: BlobKind, digest: &Digest) -> Option<(PackId, BlobEntry)> {
-        let place = self.of(kind).find(digest)?;
-        let pack = self.packs.get(usize::try_from(place.pack).ok()?)?;
-        let Place { offset, length, raw_length, .. } = *place;
-        Some((*pack, BlobEntry { id: *digest, kind, offset, length, raw_length }))
-    }
-
+impl Kinds {
     fn of(&self, kind: BlobKind) -> &Shelves {
         match kind {
             BlobKind::Data => &self.data,
@@ -75,42 +83,113 @@ impl Index {
         }
     }
 
-    /// Adds what one index file lists; it is found after [`Self::settle`]. Of a blob in several packs the first place is
-    /// kept.
-    pub(crate) fn add(&mut self, file: FileId, packs: &[IndexPack]) {
-        if !self.files.insert(file) {
-            return;
-        }
-        for pack in packs {
-            let number = number_of(&self.packs);
-            self.packs.push(pack.id);
-            for blob in &pack.blobs {
-                let BlobEntry { offset, length, raw_length, .. } = *blob;
-                let place = Place { pack: number, offset, length, raw_length };
-                match blob.kind {
-                    BlobKind::Data => self.data.put(blob.id, place),
-                    BlobKind::Tree => self.trees.put(blob.id, place),
-                }
+    fn put(&mut self, pack: u32, blobs: &[BlobEntry]) {
+        for blob in blobs {
+            let BlobEntry { offset, length, raw_length, .. } = *blob;
+            let place = Place { pack, offset, length, raw_length };
+            match blob.kind {
+                BlobKind::Data => self.data.put(blob.id, place),
+                BlobKind::Tree => self.trees.put(blob.id, place),
             }
         }
     }
 
-    /// Adds what another index holds, settled or not, of other files. Takes as long as there are blobs, however few are
-    /// added.
+    fn take_over(&mut self, other: Self, moved: impl Fn(Place) -> Place) {
+        self.data.take_over(other.data, &moved);
+        self.trees.take_over(other.trees, moved);
+    }
+
+    fn settle(&mut self) {
+        self.data.settle();
+        self.trees.settle();
+    }
+}
+
+/// Every blob that the index files list.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    packs: Vec<PackId>,
+    listed: Kinds,
+    /// What lies in packs that are to be deleted: still read where it is nowhere else, never referred to anew.
+    marked: Kinds,
+    /// The files that this map was made of.
+    files: IdSet<FileId>,
+}
+
+impl Index {
+    /// Whether a snapshot may refer to it.
+    pub(crate) fn contains(&self, kind: BlobKind, digest: &Digest) -> bool {
+        self.listed.of(kind).find(digest).is_some()
+    }
+
+    /// How many blobs there are that a snapshot may refer to.
+    pub(crate) fn len(&self) -> usize {
+        self.listed.data.len() + self.listed.trees.len()
+    }
+
+    /// Where it can be read, if need be in a pack that is to be deleted.
+    pub(crate) fn find(&self, kind: BlobKind, digest: &Digest) -> Option<(PackId, BlobEntry)> {
+        self.find_listed(kind, digest)
+            .or_else(|| self.entry(kind, digest, self.marked.of(kind).find(digest)?))
+    }
+
+    /// Where it is, in a pack that stays.
+    pub(crate) fn find_listed(&self, kind: BlobKind, digest: &Digest) -> Option<(PackId, BlobEntry)> {
+        self.entry(kind, digest, self.listed.of(kind).find(digest)?)
+    }
+
+    fn entry(&self, kind: BlobKind, digest: &Digest, place: &Place) -> Option<(PackId, BlobEntry)> {
+        let pack = self.packs.get(usize::try_from(place.pack).ok()?)?;
+        let Place { offset, length, raw_length, .. } = *place;
+        Some((*pack, BlobEntry { id: *digest, kind, offset, length, raw_length }))
+    }
+
+    /// Adds what one index file lists; it is found after [`Self::settle`]. Of a blob in several packs the first place is
+    /// kept.
+    pub(crate) fn add(&mut self, file: FileId, listing: &IndexFile) {
+        if !self.files.insert(file) {
+            return;
+        }
+        for pack in &listing.packs {
+            let number = self.number(pack.id);
+            self.listed.put(number, &pack.blobs);
+        }
+        for pack in &listing.packs_to_delete {
+            let number = self.number(pack.id);
+            self.marked.put(number, &pack.blobs);
+        }
+    }
+
+    /// Gives a pack the next number.
+    fn number(&mut self, pack: PackId) -> u32 {
+        let number = number_of(&self.packs);
+        self.packs.push(pack);
+        number
+    }
+
+    /// Adds what another index holds, settled or not, of other files. Takes as long as there are blobs on the shelves to which
+    /// some come.
     fn take_over(&mut self, other: Self) {
+        if self.packs.is_empty() {
+            // Not copied: both together would be twice the size.
+            let files = std::mem::take(&mut self.files);
+            *self = other;
+            self.files.extend(files);
+            return self.settle();
+        }
         let before = number_of(&self.packs);
         let moved = |place: Place| Place { pack: before + place.pack, ..place };
         self.packs.extend(other.packs);
         self.files.extend(other.files);
-        self.data.take_over(other.data, moved);
-        self.trees.take_over(other.trees, moved);
+        self.listed.take_over(other.listed, moved);
+        self.marked.take_over(other.marked, moved);
         self.settle();
     }
 
     /// Makes everything that was added findable.
     pub(crate) fn settle(&mut self) {
-        self.data.settle();
-        self.trees.settle();
+        self.listed.settle();
+        self.marked.settle();
     }
 }
 
@@ -146,9 +225,9 @@ impl SharedIndex {
     }
 
     /// Adds an index file that this process has just written.
-    pub(crate) fn add(&self, file: FileId, packs: &[IndexPack]) {
+    pub(crate) fn add(&self, file: FileId, listing: &IndexFile) {
         let mut fresh = Index::default();
-        fresh.add(file, packs);
+        fresh.add(file, listing);
         self.map.write().expect(UNPOISONED).take_over(fresh);
     }
 
@@ -176,7 +255,7 @@ impl SharedIndex {
         };
         let wanted = if gone { listed.into_iter().collect() } else { new };
         let mut fresh = Index::default();
-        for_each_file(store, &wanted, |id, file| fresh.add(id, &file.packs))?;
+        for_each_file(store, &wanted, |id, file| fresh.add(id, &file))?;
         let mut map = self.map.write().expect(UNPOISONED);
         if gone {
             *map = Index::default();
@@ -212,6 +291,9 @@ pub(crate) fn for_each_file(
 }
 
 #[cfg(test)]
+mod measure;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
@@ -224,10 +306,11 @@ mod tests {
     fn kinds_do_not_mix_and_the_first_place_stays() {
         let mut index = Index::default();
         let pack = |byte, blobs| IndexPack { id: PackId([byte; 32]), blobs };
-        index.add(FileId([1; 32]), &[pack(1, vec![entry(BlobKind::Data, 7, 0)])]);
+        let file = IndexFile::of;
+        index.add(FileId([1; 32]), &file(vec![pack(1, vec![entry(BlobKind::Data, 7, 0)])]));
         index.add(
             FileId([2; 32]),
-            &[pack(2, vec![entry(BlobKind::Data, 7, 5), entry(BlobKind::Tree, 8, 45)])],
+            &file(vec![pack(2, vec![entry(BlobKind::Data, 7, 5), entry(BlobKind::Tree, 8, 45)])]),
         );
         index.settle();
         assert_eq!(index.len(), 2);
@@ -247,5 +330,41 @@ mod tests {
         assert_eq!(file.packs[0].blobs[0].plain_length(), 6);
         assert_eq!(file.packs[0].blobs[1].plain_length(), 1_154_995);
         assert!(!serde_json::to_string(&file.packs[0].blobs[0]).unwrap().contains("uncompressed"));
+        assert!(!serde_json::to_string(&file).unwrap().contains("packs_to_delete"));
+    }
+
+    #[test]
+    fn reads_and_writes_what_rustic_marks() {
+        let id = "0c43a079416c2ff4af7e435575b79b767e8d19a2345af670bacc6308d7a9b09e";
+        let text = format!(
+            r#"{{"packs":[],"packs_to_delete":[{{"id":"{id}","blobs":[],"time":"2024-02-03T04:05:06.7+01:00","size":77}}]}}"#
+        );
+        let file: IndexFile = serde_json::from_str(&text).unwrap();
+        let marked = &file.packs_to_delete[0];
+        assert_eq!((marked.size, marked.time), (Some(77), "2024-02-03T03:05:06.7Z".parse().ok()));
+        let written = serde_json::to_string(&file).unwrap();
+        assert_eq!(written, text.replace("04:05:06.7+01:00", "03:05:06.700Z"));
+    }
+
+    #[test]
+    fn what_is_marked_is_read_but_not_referred_to_anew() {
+        let blob = |offset| entry(BlobKind::Data, 7, offset);
+        let marked = |byte, offset| MarkedPack {
+            id: PackId([byte; 32]),
+            blobs: vec![blob(offset)],
+            time: None,
+            size: None,
+        };
+        let mut index = Index::default();
+        index
+            .add(FileId([1; 32]), &IndexFile { packs_to_delete: vec![marked(1, 5)], ..IndexFile::default() });
+        index.settle();
+        let digest = Digest([7; 32]);
+        assert!(!index.contains(BlobKind::Data, &digest));
+        assert_eq!(index.find(BlobKind::Data, &digest), Some((PackId([1; 32]), blob(5))));
+        let listed = IndexPack { id: PackId([2; 32]), blobs: vec![blob(9)] };
+        index.add(FileId([2; 32]), &IndexFile::of(vec![listed]));
+        index.settle();
+        assert_eq!(index.find(BlobKind::Data, &digest), Some((PackId([2; 32]), blob(9))));
     }
 }

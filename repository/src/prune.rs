@@ -1,17 +1,22 @@
 //! Pruning: giving back the space of what no snapshot needs.
 //!
 //! Needs the repository alone. The order makes every step safe to be the last: new packs, new index, then the old
-//! index goes, then the old packs. Knows nothing of why a snapshot was forgotten.
+//! index goes, then the old packs. With a grace time the last step is left to a later prune: until then the new index lists
+//! those packs as marked, and whichever turns out to be needed after all is taken back. Knows nothing of why a snapshot was
+//! forgotten.
 
 mod plan;
+mod report;
 
 use std::sync::Mutex;
+
+use chrono::{TimeDelta, Utc};
 
 use crate::backend::{BackendError, FileKind, FileName};
 use crate::blob::BlobKind;
 use crate::direct::Aligned;
 use crate::id::{Digest, FileId};
-use crate::index::{BLOBS_PER_FILE, IndexFile, IndexPack, for_each_file};
+use crate::index::{BLOBS_PER_FILE, IndexFile, IndexPack, MarkedPack, for_each_file};
 use crate::lock::{Lock, LockError, LockKind};
 use crate::pack::{PackBuilder, TooLarge};
 use crate::parallel;
@@ -21,6 +26,10 @@ use crate::session::{join_small, split};
 use crate::store::{ReadError, unseal_blob};
 use crate::walk::walk;
 use plan::{Plan, Repack, Survey};
+pub use report::PruneReport;
+
+/// Marked packs in one index file: with their blobs about as large as any other.
+const MARKS_PER_FILE: usize = 500;
 
 /// Index files beyond what the blobs need, before they are joined even though nothing else is to be done.
 const SPARE_INDEX_FILES: usize = 16;
@@ -33,37 +42,16 @@ pub struct PruneOptions {
     /// Unused bytes may stay in packs that are partly used, up to this share of the used ones; restic's default is 5.
     /// 0 repacks everything that has a hole.
     pub max_unused_percent: u8,
+    /// How long a pack stays after it was found to be of no use, marked as such in the index. None at all: the exclusive lock
+    /// is what protects others, and it is enough where everybody honours it. Counted anew by every prune from when the pack
+    /// was marked.
+    pub grace: TimeDelta,
 }
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { dry_run: false, max_unused_percent: 5 }
+        Self { dry_run: false, max_unused_percent: 5, grace: TimeDelta::zero() }
     }
-}
-
-/// What was done, or with a dry run would be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PruneReport {
-    /// Whether nothing was really done.
-    pub dry_run: bool,
-    /// Packs that stay as they are.
-    pub packs_kept: usize,
-    /// Packs without a used blob.
-    pub packs_removed: usize,
-    /// Packs whose used blobs went to new ones.
-    pub packs_repacked: usize,
-    /// Packs that no index file lists, of sessions that died.
-    pub packs_unlisted: usize,
-    /// Files of interrupted writes; not counted by a dry run.
-    pub leftovers: u64,
-    /// Bytes of all packs that go away.
-    pub bytes_removed: u64,
-    /// Bytes of used blobs in packs that are repacked: they come back in new packs.
-    pub bytes_repacked: u64,
-    /// Unused bytes that stay in packs partly used.
-    pub bytes_unused: u64,
-    /// Blobs that snapshots need.
-    pub blobs_used: usize,
 }
 
 /// Why nothing was pruned, or not all.
@@ -110,7 +98,8 @@ pub enum PruneError {
 
 impl Repository {
     /// Removes packs that nothing uses, repacks those that are used too little, and clears what dead sessions left.
-    /// Takes an exclusive lock (a dry run a shared one).
+    /// Takes an exclusive lock (a dry run a shared one). Packs that have been of no use for less than
+    /// [`PruneOptions::grace`] are marked, and go with a later prune.
     ///
     /// # Errors
     /// [`PruneError::Missing`] when the repository is damaged. Whatever the error, every snapshot is as readable as
@@ -121,9 +110,8 @@ impl Repository {
         }
         let lock = self.lock(if options.dry_run { LockKind::Shared } else { LockKind::Exclusive })?;
         let (survey, old_index) = self.survey(watch)?;
-        let plan = Plan::make(survey, options.max_unused_percent)?;
+        let plan = Plan::make(survey, options, Utc::now())?;
         let mut report = plan.report();
-        report.dry_run = options.dry_run;
         if options.dry_run {
             return Ok(report);
         }
@@ -132,7 +120,7 @@ impl Repository {
         if plan.index_changes || crowded {
             let mut packs = self.repack(&plan.repack, watch)?;
             packs.extend(plan.keep);
-            self.replace_index(packs, &old_index, &lock)?;
+            self.replace_index(packs, &plan.marked, &old_index, &lock)?;
         }
         self.remove_packs(&plan.remove, &lock, watch)?;
         report.leftovers = self.inner.store.backend.sweep()?;
@@ -145,7 +133,15 @@ impl Repository {
         let backend = &self.inner.store.backend;
         let files = backend.list(FileKind::Index)?.into_iter().map(|file| file.id).collect::<Vec<_>>();
         let mut survey = Survey { stored: backend.list(FileKind::Pack)?, ..Survey::default() };
-        for_each_file(&self.inner.store, &files, |_, file| survey.indexed.extend(file.packs))?;
+        // Told file by file: over a slow line this alone takes long, and what shows nothing counts as hung.
+        let counter = Counter::new(watch, Stage::Index, files.len());
+        let mut stopped = Ok(());
+        for_each_file(&self.inner.store, &files, |_, file| {
+            survey.indexed.extend(file.packs);
+            survey.marked.extend(file.packs_to_delete);
+            stopped = stopped.and_then(|()| counter.one_more());
+        })?;
+        stopped?;
         self.refresh()?;
         let roots = self.snapshots()?.into_iter().map(|(_, snapshot)| snapshot.tree).collect::<Vec<_>>();
         let missing = Mutex::new(None);
@@ -214,11 +210,21 @@ impl Repository {
     }
 
     /// The new index is complete and durable before the first file of the old one goes.
-    fn replace_index(&self, packs: Vec<IndexPack>, old: &[FileId], lock: &Lock) -> Result<(), PruneError> {
+    fn replace_index(
+        &self,
+        packs: Vec<IndexPack>,
+        marked: &[MarkedPack],
+        old: &[FileId],
+        lock: &Lock,
+    ) -> Result<(), PruneError> {
         let store = &self.inner.store;
         lock.verify()?;
         for packs in split(packs) {
-            store.write_json(FileKind::Index, &IndexFile { packs })?;
+            store.write_json(FileKind::Index, &IndexFile::of(packs))?;
+        }
+        for marked in marked.chunks(MARKS_PER_FILE) {
+            let file = IndexFile { packs: Vec::new(), packs_to_delete: marked.to_vec() };
+            store.write_json(FileKind::Index, &file)?;
         }
         lock.verify()?;
         parallel::each(store.workers(), old, |id| remove(self, &FileName::Of(FileKind::Index, *id)))

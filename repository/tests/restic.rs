@@ -108,7 +108,7 @@ fn restic_is_content_after_our_prune() {
     let old = backup(&place.repository, "vda", &first, "old");
     let new = backup(&place.repository, "vda", &second, "new");
     place.repository.forget(old).unwrap();
-    let options = PruneOptions { max_unused_percent: 0, dry_run: true };
+    let options = PruneOptions { max_unused_percent: 0, dry_run: true, ..PruneOptions::default() };
     let planned = place.repository.prune(&options, &unwatched).unwrap();
     let report = place.repository.prune(&PruneOptions { dry_run: false, ..options }, &unwatched).unwrap();
     assert!(report.packs_repacked > 0 && report.bytes_unused == 0, "{report:?}");

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use repository::{
-    AccessKey, Backend, BackendError, BlobKind, Content, FileName, InitOptions, KeyDerivation, LockError,
-    LockKind, OpenError, PackId, Patience, PruneOptions, ReadData, Repository, S3, S3Options, SessionOptions,
-    Snapshot, SnapshotId, TreeBuilder, WriteError, unwatched,
+    AccessKey, Backend, BackendError, BlobKind, CheckError, Content, FileName, InitOptions, KeyDerivation,
+    LockError, LockKind, OpenError, PackId, Patience, PruneOptions, ReadData, Repository, S3, S3Options,
+    SessionOptions, Snapshot, SnapshotId, TreeBuilder, WriteError, unwatched,
 };
 use tests::backstay::Backstay;
 use tests::lab::{Lab, require, require_qemu};
@@ -262,6 +262,52 @@ fn a_backup_may_fail_at_every_change_and_be_repeated() {
             assert!(read(&store.reopened(), new) == content);
             return;
         }
+    }
+}
+
+/// The same for a prune, whose changes are removals too, and of which the last answer may be what is lost.
+#[test]
+fn a_prune_may_fail_at_every_change_and_be_repeated() {
+    if !installed() {
+        return;
+    }
+    for fault in [Fault::Answer(500), Fault::CutAnswer(0)] {
+        let store = Store::new();
+        let repository = store.init();
+        let kept = bytes(1, 24 * MIB);
+        let mut other = kept.clone();
+        other[3 * MIB..6 * MIB].copy_from_slice(&bytes(2, 3 * MIB));
+        let goes = backup(&repository, &other).expect("the network works");
+        let stays = backup(&repository, &kept).expect("the network works");
+        repository.forget(goes).expect("it is there");
+        let hasty = Patience { retry: Duration::ZERO, ..BRIEF };
+        let strict = PruneOptions { max_unused_percent: 0, ..PruneOptions::default() };
+        let mut failed = 0;
+        for after in 0.. {
+            let repository = Repository::open(store.backend(hasty), PASSWORD).expect("reading works");
+            let times = if fault == Fault::CutAnswer(0) { 1 } else { ALWAYS };
+            store.proxy.set(&[Rule { methods: &["PUT", "DELETE"], path: "", after, times, fault }]);
+            let done = repository.prune(&strict, &unwatched);
+            store.proxy.set(&[]);
+            let report = store.reopened().check(ReadData::All, &unwatched);
+            // A lock that could not be removed is ours, and this process lives: nobody else's work ends it.
+            let report = report.unwrap_or_else(|error| {
+                assert!(matches!(error, CheckError::Lock(_)), "{error}");
+                store.restic.ok(&["unlock", "--remove-all"]);
+                store.reopened().check(ReadData::All, &unwatched).expect("nothing is locked")
+            });
+            assert!(report.is_healthy(), "{fault:?} after {after} changes: {:?}", report.problems);
+            assert!(read(&store.reopened(), stays) == kept, "{fault:?} after {after} changes");
+            store.restic.ok(&["unlock", "--remove-all"]);
+            match done {
+                Ok(done) if done.packs_removed == 0 => break,
+                Ok(_) => {}
+                Err(_) => failed += 1,
+            }
+        }
+        assert!(failed > 3, "a lock, packs, an index file and removals were to be made: {failed}");
+        store.must_be_sound();
+        store.restic.check();
     }
 }
 

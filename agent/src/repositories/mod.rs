@@ -9,12 +9,14 @@ mod keys;
 mod measure;
 mod patience;
 mod perform;
+mod prune;
 
 pub(crate) use explain::Explain;
 pub use keys::keys;
 pub use measure::measure;
 pub(crate) use patience::{Watch, blocking, watched};
-pub use perform::{check, forget, open_repository, prune};
+pub use perform::{check, forget, open_repository};
+pub use prune::{prune, prune_by};
 
 use std::collections::HashMap;
 use std::fs::File;

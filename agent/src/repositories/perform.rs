@@ -1,13 +1,12 @@
-//! The effects on a repository as a whole: open or create, forget, check, prune.
+//! The effects on a repository as a whole: open or create, forget, check.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use journal::effect::{Check, Forget, OpenRepository, Prune};
+use journal::effect::{Check, Forget, OpenRepository};
 use journal::{Done, Failure, FailureClass, IntentId, PointId};
 use repository::{
-    CheckError, ForgetError, InitOptions, OpenError, PruneError, PruneOptions, ReadData, Repository,
-    Snapshot, SnapshotId,
+    CheckError, ForgetError, InitOptions, OpenError, ReadData, Repository, Snapshot, SnapshotId,
 };
 
 use super::{Explain, Open, backend, blocking, watched};
@@ -103,28 +102,6 @@ pub async fn check(intent: IntentId, effect: &Check, task: &Task) -> Answer {
     }
     .await;
     checked.into()
-}
-
-/// Performs [`journal::Effect::Prune`].
-pub async fn prune(_intent: IntentId, effect: &Prune, task: &Task) -> Answer {
-    let at = effect.repository.clone();
-    let pruned: Result<Done, Failure> = async {
-        let repository = task.repositories.open(&effect.repository).await?;
-        watched(task, "pruning the repository", move |watch| {
-            let options = PruneOptions::default();
-            match repository.prune(&options, &|progress| watch.report(progress.done, progress.total)) {
-                Ok(report) => {
-                    let freed_bytes = report.bytes_removed.saturating_sub(report.bytes_repacked);
-                    Ok(Done::Pruned { freed_bytes })
-                }
-                Err(PruneError::Cancelled(_)) => Err(stopped("the prune")),
-                Err(error) => Err(error.explain(&at)),
-            }
-        })
-        .await
-    }
-    .await;
-    pruned.into()
 }
 
 pub(super) fn stopped(what: &str) -> Failure {

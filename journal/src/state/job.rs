@@ -160,7 +160,7 @@ impl Work {
             Work::Reconcile { .. } => "reconcile",
             Work::AddRepository { .. } => "repo-add",
             Work::CheckRepository { .. } => "repo-check",
-            Work::PruneRepository { .. } => "repo-prune",
+            Work::PruneRepository { .. } | Work::PruneBy { .. } => "repo-prune",
             Work::Forget { .. } => "point-forget",
             Work::Export(_) => "export",
             Work::MeasureRepository { .. } => "repo-stats",
@@ -183,6 +183,7 @@ impl Work {
             | Work::AddRepository { .. }
             | Work::CheckRepository { .. }
             | Work::PruneRepository { .. }
+            | Work::PruneBy { .. }
             | Work::Forget { .. }
             | Work::MeasureRepository { .. }
             | Work::LimitRepository { .. }
@@ -198,6 +199,7 @@ impl Work {
             Work::AddRepository { repository, .. } => Some(&repository.name),
             Work::CheckRepository { repository, .. }
             | Work::PruneRepository { repository }
+            | Work::PruneBy { repository, .. }
             | Work::MeasureRepository { repository }
             | Work::LimitRepository { repository, .. }
             | Work::Keys { repository, .. } => Some(repository),

@@ -296,7 +296,7 @@ impl Lane {
         Lane {
             repository: job.repository.clone(),
             class: match &job.work {
-                Work::PruneRepository { .. } => LaneClass::Exclusive,
+                work if work.is_exclusive() => LaneClass::Exclusive,
                 Work::Reconcile { .. } => LaneClass::Looks,
                 work if work.frees_room() => LaneClass::FreesRoom,
                 _ => LaneClass::Usual,

@@ -71,6 +71,7 @@ impl State {
             (Effect::Freeze(_) | Effect::Clean(_) | Effect::Offer(_) | Effect::Hook(_), Done::Plain)
             | (Effect::Check(_), Done::Checked { .. })
             | (Effect::Prune(_), Done::Pruned { .. })
+            | (Effect::PruneBy(_), Done::PrunedBy(_))
             | (Effect::Restore(_), Done::Restored { .. })
             | (Effect::Measure(_), Done::Measured(_))
             | (Effect::Keys(_), Done::Keys { .. }) => {}

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State as Extract};
-use journal::effect::{KeyChange, Rate, RepositoryAddress};
+use journal::effect::{KeyChange, PruneTerms, Rate, RepositoryAddress};
 use journal::record::Work;
 use journal::{RepositoryName, State};
 use serde::Deserialize;
@@ -15,6 +15,8 @@ use crate::drive::Refusal;
 const CHUNK_BYTES: u32 = 256 << 10;
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
+/// The longest grace time of a prune, in seconds: a year.
+const GRACE_MAX: u64 = 366 * 24 * 60 * 60;
 /// The lowest limit of bandwidth, in bytes a second.
 const SLOWEST: u64 = 256 << 10;
 
@@ -100,11 +102,42 @@ pub(super) async fn check(
     .await
 }
 
-pub(super) async fn prune(Extract(api): Extract<Api>, Path(name): Path<String>) -> Answer<Submitted> {
+/// What may be asked of a prune; what is not asked is as [`PruneTerms::default`] has it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Terms {
+    #[serde(default)]
+    dry_run: bool,
+    grace_seconds: Option<u64>,
+    max_unused_percent: Option<u8>,
+}
+
+pub(super) async fn prune(
+    Extract(api): Extract<Api>,
+    Path(name): Path<String>,
+    Query(asked): Query<Terms>,
+) -> Answer<Submitted> {
+    let usual = PruneTerms::default();
+    let terms = PruneTerms {
+        dry_run: asked.dry_run,
+        grace_seconds: asked.grace_seconds.unwrap_or(usual.grace_seconds),
+        max_unused_percent: asked.max_unused_percent.unwrap_or(usual.max_unused_percent),
+    };
+    if terms.grace_seconds > GRACE_MAX {
+        return Err(Refusal::usage(format!(
+            "a grace time of {} seconds: at most a year",
+            terms.grace_seconds
+        )));
+    }
+    if terms.max_unused_percent > 100 {
+        let what = format!("{} % of the used bytes: there are no more than 100", terms.max_unused_percent);
+        return Err(Refusal::usage(what));
+    }
     api.submit(move |state| {
         let repository = named(state, &name)?;
-        may_remove(state, &repository, "a prune")?;
-        Ok(vec![Work::PruneRepository { repository }])
+        if !terms.dry_run {
+            may_remove(state, &repository, "a prune")?;
+        }
+        Ok(vec![Work::PruneBy { repository, terms }])
     })
     .await
 }

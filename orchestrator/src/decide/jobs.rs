@@ -1,5 +1,6 @@
 //! The next step of a running job: what all kinds of work have in common.
 
+use journal::effect::PruneTerms;
 use journal::observation::{Machine, VmSeen};
 use journal::record::{End, Work};
 use journal::state::{Job, Step};
@@ -44,7 +45,10 @@ fn step(state: &State, live: &Live, job: &Job, now: Time) -> Option<Decision> {
         Work::CheckRepository { repository, read_percent } => {
             Some(repository::check(state, job, repository, *read_percent))
         }
-        Work::PruneRepository { repository } => Some(repository::prune(state, job, repository)),
+        Work::PruneRepository { repository } => {
+            Some(repository::prune(state, job, repository, PruneTerms::default()))
+        }
+        Work::PruneBy { repository, terms } => Some(repository::prune(state, job, repository, *terms)),
         Work::Forget { point } => Some(repository::forget(state, job, *point)),
         Work::MeasureRepository { repository } => Some(repository::measure(state, job, repository)),
         Work::LimitRepository { repository, rates } => Some(repository::limit(state, job, repository, rates)),

@@ -1,9 +1,10 @@
 //! Work on a repository: one effect, and what its outcome means.
 
 use journal::effect::{
-    Check, Effect, Forget, KeyChange, Keys, Measure, OpenRepository, Prune, Rate, RepositoryAddress,
+    Check, Effect, Forget, KeyChange, Keys, Measure, OpenRepository, PruneBy, PruneTerms, Rate,
+    RepositoryAddress,
 };
-use journal::outcome::Done;
+use journal::outcome::{Done, Pruned};
 use journal::record::{End, RepositoryAdded};
 use journal::state::Job;
 use journal::{FailureClass, PointId, RepositoryName, State};
@@ -44,16 +45,27 @@ pub fn check(state: &State, job: &Job, name: &RepositoryName, read_percent: u8) 
 }
 
 /// Frees what no restore point needs.
-pub fn prune(state: &State, job: &Job, name: &RepositoryName) -> Decision {
+pub fn prune(state: &State, job: &Job, name: &RepositoryName, terms: PruneTerms) -> Decision {
     let Some(repository) = state.repositories.get(name) else { return gone(job, name) };
-    let effect = || Effect::Prune(Prune { repository: repository.address.clone() });
+    let effect = || Effect::PruneBy(PruneBy { repository: repository.address.clone(), terms });
     single(state, job, effect, |done| {
         let freed = match done {
+            // Of an effect that was decided before there were terms.
             Done::Pruned { freed_bytes } => Some(format!("freed {freed_bytes} bytes")),
+            Done::PrunedBy(pruned) => Some(told(pruned)),
             _ => None,
         };
         Decision::end(job.id, End::Done, freed)
     })
+}
+
+fn told(pruned: &Pruned) -> String {
+    let Pruned { dry_run, freed_bytes, marked_bytes, .. } = pruned;
+    let mut text = format!("{} {freed_bytes} bytes", if *dry_run { "would free" } else { "freed" });
+    if *marked_bytes > 0 {
+        text += &format!(", {marked_bytes} are marked");
+    }
+    text
 }
 
 /// Counts what is in a repository.

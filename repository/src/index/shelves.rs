@@ -10,8 +10,33 @@ use crate::id::Digest;
 /// How far from where it should be a digest is looked for at first: twice as far as most are, on a full shelf.
 const NEAR: usize = 256;
 
-/// What stands on one shelf.
-type Shelf = Vec<(Digest, Place)>;
+/// One shelf.
+#[derive(Debug, Clone, Default)]
+struct Shelf {
+    blobs: Vec<(Digest, Place)>,
+    /// How many of them, from the first, are in their order.
+    settled: usize,
+}
+
+impl Shelf {
+    /// Room for so many more. A list that doubles would keep as much room empty as it fills; an eighth is enough, since what is
+    /// large is moved by the page.
+    fn make_room(&mut self, more: usize) {
+        if self.blobs.capacity() - self.blobs.len() < more {
+            self.blobs.reserve_exact(more.max(self.blobs.len() / 8));
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.settled == self.blobs.len() {
+            return;
+        }
+        // Stable, and quick where most of it is sorted already.
+        self.blobs.sort_by_key(|(digest, _)| *digest);
+        self.blobs.dedup_by_key(|(digest, _)| *digest);
+        self.settled = self.blobs.len();
+    }
+}
 
 /// All shelves. What was put is found once they are [settled](Self::settle).
 #[derive(Debug)]
@@ -19,40 +44,38 @@ pub(super) struct Shelves(Vec<Shelf>);
 
 impl Default for Shelves {
     fn default() -> Self {
-        Self(vec![Shelf::new(); 1 << u8::BITS])
+        Self(vec![Shelf::default(); 1 << u8::BITS])
     }
 }
 
 impl Shelves {
     /// How many blobs there are.
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.0.iter().map(|shelf| shelf.blobs.len()).sum()
     }
 
     pub(super) fn put(&mut self, digest: Digest, place: Place) {
-        self.0[usize::from(digest.0[0])].push((digest, place));
+        let shelf = &mut self.0[usize::from(digest.0[0])];
+        shelf.make_room(1);
+        shelf.blobs.push((digest, place));
     }
 
     /// Puts everything, settled or not, places changed by `moved`.
     pub(super) fn take_over(&mut self, other: Self, moved: impl Fn(Place) -> Place) {
         for (shelf, others) in self.0.iter_mut().zip(other.0) {
-            // Exactly: the room that a list doubles into would be as large as what it saves.
-            shelf.reserve_exact(others.len());
-            shelf.extend(others.into_iter().map(|(digest, place)| (digest, moved(place))));
+            shelf.make_room(others.blobs.len());
+            shelf.blobs.extend(others.blobs.into_iter().map(|(digest, place)| (digest, moved(place))));
         }
     }
 
-    /// Sorts what was put since the last time. Of a blob that was put twice the first place stays.
+    /// Sorts what was put since the last time; shelves to which nothing came are not touched. Of a blob that was put twice the
+    /// first place stays.
     pub(super) fn settle(&mut self) {
-        for shelf in &mut self.0 {
-            // Stable, and quick where most of it is sorted already.
-            shelf.sort_by_key(|(digest, _)| *digest);
-            shelf.dedup_by_key(|(digest, _)| *digest);
-        }
+        self.0.iter_mut().for_each(Shelf::settle);
     }
 
     pub(super) fn find(&self, digest: &Digest) -> Option<&Place> {
-        let shelf = &self.0[usize::from(digest.0[0])];
+        let shelf = &self.0[usize::from(digest.0[0])].blobs;
         let [_, a, b, c, d, ..] = digest.0;
         let guess = (u64::from(u32::from_be_bytes([a, b, c, d])) * shelf.len() as u64) >> u32::BITS;
         let guess = usize::try_from(guess).expect("it is below the shelf's length");

@@ -3,11 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::{PruneError, PruneReport};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{PruneError, PruneOptions, PruneReport};
 use crate::backend::Listed;
 use crate::blob::{BlobEntry, BlobKind};
 use crate::id::{FileId, IdMap, PackId};
-use crate::index::IndexPack;
+use crate::index::{IndexPack, MarkedPack};
 use crate::pack;
 use crate::walk::Used;
 
@@ -17,6 +19,8 @@ pub(super) struct Survey {
     pub(super) stored: Vec<Listed>,
     /// What all index files list; a pack may be listed twice.
     pub(super) indexed: Vec<IndexPack>,
+    /// What earlier prunes marked.
+    pub(super) marked: Vec<MarkedPack>,
     pub(super) used: Used,
 }
 
@@ -27,21 +31,35 @@ pub(super) struct Repack {
 }
 
 /// What to do.
-#[derive(Default)]
 pub(super) struct Plan {
     /// Packs that stay, as the new index lists them.
     pub(super) keep: Vec<IndexPack>,
     pub(super) repack: Vec<Repack>,
-    /// Packs to remove once the new index is there: unused, repacked and unlisted ones.
+    /// Packs that stay for a while, as the new index lists them: unused, repacked and unlisted ones.
+    pub(super) marked: Vec<MarkedPack>,
+    /// The same whose time is over: to remove once the new index is there.
     pub(super) remove: Vec<FileId>,
     /// Whether the index must be written anew.
     pub(super) index_changes: bool,
     report: PruneReport,
+    grace: TimeDelta,
+    now: DateTime<Utc>,
+}
+
+/// What the index says of a pack. In this order blobs are looked for: nothing is taken back that is elsewhere too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Listed,
+    /// Of no use since then, as an earlier prune found.
+    Marked(DateTime<Utc>),
+    /// Nothing.
+    Unlisted,
 }
 
 /// A pack with what is used of it.
 struct Weighed {
     pack: IndexPack,
+    standing: Standing,
     /// Bytes of the file; `None` when it is gone.
     size: Option<u64>,
     used: Vec<BlobEntry>,
@@ -62,38 +80,63 @@ impl Plan {
     }
 
     /// Refuses when a needed blob is in no pack that is there.
-    pub(super) fn make(survey: Survey, max_unused_percent: u8) -> Result<Self, PruneError> {
-        let Survey { stored, indexed, used } = survey;
-        let mut plan = Self::default();
-        plan.report.blobs_used = used.trees.len() + used.data.len();
+    pub(super) fn make(
+        survey: Survey,
+        options: &PruneOptions,
+        now: DateTime<Utc>,
+    ) -> Result<Self, PruneError> {
+        let Survey { stored, indexed, marked, used } = survey;
+        let blobs_used = used.trees.len() + used.data.len();
+        let mut plan = Self {
+            keep: Vec::new(),
+            repack: Vec::new(),
+            marked: Vec::new(),
+            remove: Vec::new(),
+            index_changes: false,
+            report: PruneReport { dry_run: options.dry_run, blobs_used, ..PruneReport::default() },
+            grace: options.grace,
+            now,
+        };
         let mut unlisted =
             stored.into_iter().map(|file| (file.id, file.size)).collect::<IdMap<FileId, u64>>();
-        let weighed = weigh(indexed, &mut unlisted, used)?;
+        let weighed = weigh(standing(indexed, marked, now), &mut unlisted, used)?;
+        plan.sort_out(weighed, options.max_unused_percent);
+        plan.report.packs_unlisted = unlisted.len();
+        for (id, size) in unlisted {
+            plan.give_up(IndexPack { id: PackId(id.0), blobs: Vec::new() }, size, Standing::Listed);
+        }
+        Ok(plan)
+    }
+
+    /// Decides of each pack whether it stays.
+    fn sort_out(&mut self, weighed: Vec<Weighed>, max_unused_percent: u8) {
         let used_bytes = weighed.iter().map(|pack| pack.used_bytes).sum::<u64>();
         let allowed = used_bytes / 100 * u64::from(max_unused_percent);
-        // The most wasteful last, so that those below the allowance are the first to be reached.
         let mut partly = Vec::new();
         for pack in weighed {
             if pack.used.is_empty() {
-                plan.drop_pack(&pack);
-            } else if pack.unused_bytes == 0 {
-                plan.keep_pack(pack);
+                self.drop_pack(pack);
+                continue;
+            }
+            if let Standing::Marked(_) = pack.standing {
+                self.index_changes = true;
+                self.report.packs_taken_back += 1;
+            }
+            if pack.unused_bytes == 0 {
+                self.keep_pack(pack);
             } else {
                 partly.push(pack);
             }
         }
+        // The most wasteful last, so that those below the allowance are the first to be reached.
         partly.sort_by_key(Weighed::waste);
         for pack in partly {
-            if plan.report.bytes_unused + pack.unused_bytes <= allowed {
-                plan.keep_pack(pack);
+            if self.report.bytes_unused + pack.unused_bytes <= allowed {
+                self.keep_pack(pack);
             } else {
-                plan.repack_pack(pack);
+                self.repack_pack(pack);
             }
         }
-        plan.report.packs_unlisted = unlisted.len();
-        plan.report.bytes_removed += unlisted.values().sum::<u64>();
-        plan.remove.extend(unlisted.into_keys());
-        Ok(plan)
     }
 
     fn keep_pack(&mut self, pack: Weighed) {
@@ -102,40 +145,77 @@ impl Plan {
         self.keep.push(pack.pack);
     }
 
-    fn drop_pack(&mut self, pack: &Weighed) {
-        self.index_changes = true;
-        // Only listed, the file is gone already: the listing goes too.
-        if let Some(size) = pack.size {
-            self.report.packs_removed += 1;
-            self.report.bytes_removed += size;
-            self.remove.push(pack.pack.id.into());
+    fn drop_pack(&mut self, pack: Weighed) {
+        match pack.size {
+            // Only listed, the file is gone already: the listing goes too.
+            None => self.index_changes = true,
+            Some(size) => {
+                self.report.packs_unused += 1;
+                self.give_up(pack.pack, size, pack.standing);
+            }
         }
     }
 
     fn repack_pack(&mut self, pack: Weighed) {
-        self.index_changes = true;
         self.report.packs_repacked += 1;
-        self.report.bytes_removed += pack.size.unwrap_or_default();
         self.report.bytes_repacked += pack.used_bytes;
-        self.remove.push(pack.pack.id.into());
         self.repack.push(Repack { id: pack.pack.id, used: pack.used });
+        // Needed up to now, whatever it was marked as.
+        self.give_up(pack.pack, pack.size.unwrap_or_default(), Standing::Listed);
+    }
+
+    /// Removes a pack of no use, or marks it until its time is over.
+    fn give_up(&mut self, pack: IndexPack, size: u64, standing: Standing) {
+        let since = match standing {
+            Standing::Listed | Standing::Unlisted => self.now,
+            // The clock of the host that marked it may be ahead of ours.
+            Standing::Marked(since) => since.min(self.now),
+        };
+        if self.now - since >= self.grace {
+            self.index_changes |= standing != Standing::Unlisted;
+            self.report.packs_removed += 1;
+            self.report.bytes_removed += size;
+            self.remove.push(pack.id.into());
+        } else {
+            self.index_changes |= !matches!(standing, Standing::Marked(_));
+            self.report.packs_marked += 1;
+            self.report.bytes_marked += size;
+            let due = since.checked_add_signed(self.grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            self.report.first_due = Some(self.report.first_due.map_or(due, |first| first.min(due)));
+            let IndexPack { id, blobs } = pack;
+            self.marked.push(MarkedPack { id, blobs, time: Some(since), size: Some(size) });
+        }
     }
 }
 
-/// Finds out what is used of each pack; of a blob in several packs one copy counts as used, where least is wasted.
-/// Takes listed packs out of `unlisted`.
-fn weigh(
+/// Every pack of the index once. One that is listed and marked is listed: a prune died in between, or somebody who knew of
+/// no lock listed it.
+fn standing(
     indexed: Vec<IndexPack>,
+    marked: Vec<MarkedPack>,
+    now: DateTime<Utc>,
+) -> BTreeMap<PackId, (IndexPack, Standing)> {
+    let mut packs = BTreeMap::new();
+    for pack in indexed {
+        packs.entry(pack.id).or_insert((pack, Standing::Listed));
+    }
+    for MarkedPack { id, blobs, time, .. } in marked {
+        let since = Standing::Marked(time.unwrap_or(now));
+        packs.entry(id).or_insert((IndexPack { id, blobs }, since));
+    }
+    packs
+}
+
+/// Finds out what is used of each pack; of a blob in several packs one copy counts as used, where least is wasted.
+/// Takes packs that the index has out of `unlisted`.
+fn weigh(
+    packs: BTreeMap<PackId, (IndexPack, Standing)>,
     unlisted: &mut IdMap<FileId, u64>,
     mut used: Used,
 ) -> Result<Vec<Weighed>, PruneError> {
-    let mut packs = BTreeMap::<PackId, IndexPack>::new();
-    for pack in indexed {
-        packs.entry(pack.id).or_insert(pack);
-    }
     let mut weighed = packs
         .into_values()
-        .map(|pack| {
+        .map(|(pack, standing)| {
             let size = unlisted.remove(&FileId::from(pack.id));
             let (mut used_bytes, mut unused_bytes) = (0, 0);
             for blob in &pack.blobs {
@@ -145,10 +225,10 @@ fn weigh(
                 };
                 *(if needed { &mut used_bytes } else { &mut unused_bytes }) += u64::from(blob.length);
             }
-            Weighed { pack, size, used: Vec::new(), used_bytes, unused_bytes }
+            Weighed { pack, standing, size, used: Vec::new(), used_bytes, unused_bytes }
         })
         .collect::<Vec<_>>();
-    weighed.sort_by_key(|pack| (pack.waste(), Reverse(pack.used_bytes)));
+    weighed.sort_by_key(|pack| (pack.standing, pack.waste(), Reverse(pack.used_bytes)));
     for pack in weighed.iter_mut().filter(|pack| pack.size.is_some()) {
         for blob in &pack.pack.blobs {
             let first = match blob.kind {
@@ -183,76 +263,4 @@ fn refuse_missing(left: &Used) -> Result<(), PruneError> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::id::Digest;
-
-    fn blob(number: u8, length: u32) -> BlobEntry {
-        BlobEntry { id: Digest([number; 32]), kind: BlobKind::Data, offset: 0, length, raw_length: 0 }
-    }
-
-    fn survey(packs: &[(u8, &[BlobEntry])], used: &[u8]) -> Survey {
-        let indexed = packs
-            .iter()
-            .map(|(id, blobs)| IndexPack { id: PackId([*id; 32]), blobs: blobs.to_vec() })
-            .collect::<Vec<_>>();
-        let stored = indexed
-            .iter()
-            .map(|pack| Listed { id: pack.id.into(), size: pack::expected_size(&pack.blobs) })
-            .collect();
-        let data = used.iter().map(|number| Digest([*number; 32])).collect();
-        Survey { stored, indexed, used: Used { data, ..Used::default() } }
-    }
-
-    #[test]
-    fn drops_unused_keeps_full_and_repacks_what_wastes_most() {
-        let packs: &[(u8, &[BlobEntry])] = &[
-            (1, &[blob(1, 1000), blob(2, 1000)]),
-            (2, &[blob(3, 9900), blob(4, 100)]),
-            (3, &[blob(5, 100), blob(6, 900)]),
-            (4, &[blob(7, 500)]),
-        ];
-        let plan = Plan::make(survey(packs, &[1, 2, 3, 5]), 5).unwrap();
-        assert_eq!(plan.keep.len(), 2, "the full one, and the one that wastes 1 %");
-        assert_eq!(plan.repack.len(), 1);
-        assert_eq!(plan.repack[0].id, PackId([3; 32]));
-        assert_eq!(plan.report.packs_removed, 1);
-        assert_eq!(plan.report.bytes_unused, 100);
-        let strict = Plan::make(survey(packs, &[1, 2, 3, 5]), 0).unwrap();
-        assert_eq!(strict.repack.len(), 2);
-    }
-
-    #[test]
-    fn of_a_blob_in_two_packs_one_copy_stays() {
-        let packs: &[(u8, &[BlobEntry])] = &[(1, &[blob(1, 50), blob(2, 50)]), (2, &[blob(1, 50)])];
-        let plan = Plan::make(survey(packs, &[1]), 0).unwrap();
-        assert_eq!(plan.keep.len(), 1);
-        assert_eq!(plan.keep[0].id, PackId([2; 32]));
-        assert_eq!(plan.report.packs_removed, 1);
-    }
-
-    #[test]
-    fn refuses_when_something_is_missing() {
-        let packs: &[(u8, &[BlobEntry])] = &[(1, &[blob(1, 50)])];
-        assert!(matches!(Plan::make(survey(packs, &[1, 9]), 5), Err(PruneError::Missing { count: 1, .. })));
-        let mut gone = survey(packs, &[1]);
-        gone.stored.clear();
-        assert!(matches!(Plan::make(gone, 5), Err(PruneError::Missing { count: 1, .. })));
-        let mut short = survey(packs, &[1]);
-        short.stored[0].size -= 1;
-        assert!(matches!(Plan::make(short, 5), Err(PruneError::DamagedPack { .. })));
-    }
-
-    #[test]
-    fn unlisted_packs_and_listed_ghosts_go() {
-        let packs: &[(u8, &[BlobEntry])] = &[(1, &[blob(1, 50)]), (2, &[blob(2, 50)])];
-        let mut state = survey(packs, &[1]);
-        state.stored.retain(|file| file.id != FileId([2; 32]));
-        state.stored.push(Listed { id: FileId([8; 32]), size: 77 });
-        let plan = Plan::make(state, 5).unwrap();
-        assert!(plan.index_changes);
-        assert_eq!(plan.remove, [FileId([8; 32])]);
-        assert_eq!(plan.report.bytes_removed, 77);
-    }
-}
+mod tests;

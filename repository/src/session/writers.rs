@@ -83,9 +83,9 @@ impl Shared {
         self.lock.verify()?;
         let inner = &self.repository.inner;
         for packs in split(packs) {
-            let file = IndexFile { packs };
+            let file = IndexFile::of(packs);
             let id = inner.store.write_json(FileKind::Index, &file)?;
-            inner.index.add(id, &file.packs);
+            inner.index.add(id, &file);
             self.release(&file.packs);
         }
         Ok(())

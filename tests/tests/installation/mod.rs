@@ -91,6 +91,14 @@ impl Installation {
         self.backstay.ok(&["point", "show", point])
     }
 
+    /// The same where there are several repositories.
+    #[track_caller]
+    pub fn backup_into(&self, vm: &str, repository: &str) -> Value {
+        let answer = self.backstay.ok(&["backup", vm, "--repo", repository, "--wait"]);
+        let point = answer["jobs"][0]["point"].as_str().unwrap_or_else(|| panic!("no point: {answer}"));
+        self.backstay.ok(&["point", "show", point])
+    }
+
     /// A backup that has to fail; its reason.
     #[track_caller]
     pub fn failed_backup(&self, vm: &str) -> String {

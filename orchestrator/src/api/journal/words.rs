@@ -98,6 +98,7 @@ fn object(effect: &Effect) -> String {
         Effect::OpenRepository(it) => format!(" {}", it.repository.name),
         Effect::Check(it) => format!(" {}", it.repository.name),
         Effect::Prune(it) => format!(" {}", it.repository.name),
+        Effect::PruneBy(it) => format!(" {}", it.repository.name),
         Effect::Measure(it) => format!(" {}", it.repository.name),
         Effect::Keys(it) => format!(" of {}", it.repository.name),
         Effect::Hook(it) => format!(" `{}` of policy {}, for {}", it.name, it.policy, it.vm.name),

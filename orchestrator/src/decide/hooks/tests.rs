@@ -60,7 +60,7 @@ fn run(state: &mut State, decision: Decision, failed: Option<&str>) -> HookSide 
     let Effect::Hook(hook) = &opened.intent.effect else { panic!("{decision:?}") };
     let (intent, side) = (opened.intent.id, hook.side.clone());
     assert_eq!((opened.intent.job, &decision.send[..]), (Some(JOB), &[intent][..]));
-    decision.records.clone().into_iter().for_each(|record| apply(state, record));
+    decision.records.into_iter().for_each(|record| apply(state, record));
     let failed = failed.map(|what| Outcome::Failed(Failure::new(FailureClass::Refused, what)));
     let outcome = failed.unwrap_or(Outcome::Done(Done::Plain));
     apply(state, IntentSettled { intent, outcome, by: Witness::Agent });

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use journal::effect::{RepositoryAddress, VmAddress};
+use journal::effect::{PruneTerms, RepositoryAddress, VmAddress};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, Due, EpochBegan, ExportWork, Installed, IntentOpened,
     JobQueued, Mode, PauseAsked, PolicyApplied, RepositoryAdded, Terms, VmAdded, Work,
@@ -31,7 +31,7 @@ fn backup(number: u128) -> Work {
 }
 
 fn prune() -> Work {
-    Work::PruneRepository { repository: "main".parse().unwrap() }
+    Work::PruneBy { repository: "main".parse().unwrap(), terms: PruneTerms::default() }
 }
 
 fn apply(state: &mut State, record: impl Into<Record>) {
@@ -83,6 +83,15 @@ fn a_prune_is_not_overtaken_for_ever() {
     assert_eq!(next(&mut state, &live), Some(1));
     // The prune waits for the first backup, and the second backup for the prune.
     assert_eq!(next(&mut state, &live), None);
+}
+
+#[test]
+fn a_dry_run_of_a_prune_goes_beside_backups() {
+    let terms = PruneTerms { dry_run: true, ..PruneTerms::default() };
+    let look = Work::PruneBy { repository: "main".parse().unwrap(), terms };
+    let mut state = queued(&[backup(1), look, backup(2)]);
+    let live = Live::default();
+    assert_eq!([1, 2, 3].map(|_| next(&mut state, &live)), [Some(1), Some(2), Some(3)]);
 }
 
 #[test]
@@ -290,7 +299,7 @@ fn due(policy: &str, at: i64) -> Due {
 /// The same answer, by a look at every job.
 fn by_scan(state: &State, live: &Live, now: Time) -> Option<JobId> {
     let running: Vec<&Job> = state.jobs.values().filter(|job| job.state == JobState::Running).collect();
-    let alone = |job: &Job| matches!(job.work, Work::PruneRepository { .. });
+    let alone = |job: &Job| job.work.is_exclusive();
     let ranked = |job: &Job| (job.not_before.0 - i64::from(job.terms.priority) * STEP, job.id);
     let policy = |job: &Job| job.due.as_ref().map(|due| due.policy.clone());
     let ready = |job: &&Job| {

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journal::effect::{DiskMode, Way};
+use journal::effect::{DiskMode, PruneTerms, Way};
 use journal::notice::{Answer, NoticeAnswered};
 use journal::observation::{RepositorySeen, VmSeen};
-use journal::outcome::{Done, Outcome};
+use journal::outcome::{Done, Outcome, Pruned};
 use journal::record::{
     BackupWork, ConsistencyAsked, EpochBegan, Installed, IntentSettled, JobQueued, Mode, PolicyApplied,
     PolicyPaused, RepositoryAdded, Terms, VmAdded, Witness, Work,
@@ -340,7 +340,7 @@ impl Year {
             Mishap::Crash { down } => self.crash(down),
             Mishap::Prune { repository } if up => {
                 let repository = site::repository(repository);
-                self.queue(Work::PruneRepository { repository });
+                self.queue(Work::PruneBy { repository, terms: PruneTerms::default() });
             }
             Mishap::ByHand { vm } if up => {
                 let repository =
@@ -411,7 +411,10 @@ impl Year {
             return Outcome::Failed(failure);
         }
         let vm = match &intent.effect {
-            Effect::Prune(_) => return Outcome::Done(Done::Pruned { freed_bytes: 1 << 30 }),
+            Effect::PruneBy(_) => {
+                let pruned = Pruned { freed_bytes: 1 << 30, ..Pruned::default() };
+                return Outcome::Done(Done::PrunedBy(pruned));
+            }
             Effect::Forget(forget) => self.state.points.get(&forget.point).map(|point| point.vm),
             effect => effect.vm(),
         };
@@ -435,7 +438,7 @@ impl Year {
         let (kind, repository) = match effect {
             Effect::Store(store) => (EffectKind::Store, &store.repository.name),
             Effect::Forget(forget) => (EffectKind::Forget, &forget.repository.name),
-            Effect::Prune(prune) => (EffectKind::Prune, &prune.repository.name),
+            Effect::PruneBy(prune) => (EffectKind::Prune, &prune.repository.name),
             Effect::Hook(hook) if self.dice.random_ratio(1, 50) => {
                 return Some(Failure::new(FailureClass::Refused, format!("hook `{}` failed", hook.name)));
             }
@@ -494,7 +497,7 @@ fn duration(effect: &Effect, hung: &BTreeSet<usize>, hosts: usize, dice: &mut St
                 if full { (5 * MINUTE, 40 * MINUTE) } else { (20 * SECOND, 6 * MINUTE) };
             dice.random_range(shortest..longest)
         }
-        Effect::Prune(_) => dice.random_range(5 * MINUTE..30 * MINUTE),
+        Effect::PruneBy(_) => dice.random_range(5 * MINUTE..30 * MINUTE),
         Effect::Hook(_) => dice.random_range(SECOND..MINUTE),
         effect if effect.vm().is_some_and(|vm| hung.contains(&(site::place(vm) % hosts))) => PATIENCE,
         _ => dice.random_range(SECOND / 10..2 * SECOND),

@@ -102,7 +102,7 @@ impl Watch {
     fn in_repository(&self, repository: &RepositoryName, limits: &Limits) {
         let there = self.running.values().filter(|job| job.repository.as_ref() == Some(repository));
         let there: Vec<&Job> = there.collect();
-        let alone = there.iter().any(|job| matches!(job.work, Work::PruneRepository { .. }));
+        let alone = there.iter().any(|job| job.work.is_exclusive());
         let most = if alone { 1 } else { limits.jobs_per_repository };
         assert!(there.len() <= most, "{} jobs in repository {}", there.len(), number_of(repository));
     }
