@@ -10,15 +10,16 @@
 mod export;
 mod job;
 mod older;
+mod policy;
 
 use bincode::config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
-use older::JobQueuedV1;
-
 pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
+use older::JobQueuedV1;
+pub use policy::{PolicyApplied, PolicyPaused, PolicyRemoved, RunSkipped, ScheduleAdvanced};
 
 use crate::effect::{
     DiskMode, Hooks, ImageFormat, Intent, KeyChange, Lasts, PruneTerms, Rate, RepositoryAddress,
@@ -379,57 +380,6 @@ pub struct RepositoryAdded {
     pub id: String,
     /// Its chunk size in bytes, fixed for ever.
     pub chunk_bytes: u32,
-}
-
-/// See [`Record::PolicyApplied`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyApplied {
-    /// Its name.
-    pub name: PolicyName,
-    /// The policy, in the canonical form of its file.
-    pub text: String,
-}
-
-/// See [`Record::PolicyRemoved`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyRemoved {
-    /// Its name.
-    pub name: PolicyName,
-}
-
-/// See [`Record::PolicyPaused`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyPaused {
-    /// Its name.
-    pub name: PolicyName,
-    /// Whether it is paused from now on.
-    pub paused: bool,
-}
-
-/// See [`Record::ScheduleAdvanced`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScheduleAdvanced {
-    /// The policy.
-    pub policy: PolicyName,
-    /// The schedule's key in it.
-    pub schedule: String,
-    /// Every run of it up to here has become a job or a `RunSkipped`.
-    pub through: Time,
-}
-
-/// See [`Record::RunSkipped`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunSkipped {
-    /// The policy.
-    pub policy: PolicyName,
-    /// The schedule's key in it.
-    pub schedule: String,
-    /// The VM, where the reason concerns one.
-    pub vm: Option<VmId>,
-    /// When it would have been.
-    pub at: Time,
-    /// Why it was not.
-    pub reason: String,
 }
 
 /// See [`Record::JobQueued`].

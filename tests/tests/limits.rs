@@ -69,7 +69,7 @@ fn a_limit_ends_at_its_hour_in_the_middle_of_a_backup() {
     // Limits change at whole minutes of the server's local time: let one come 25 seconds after its start, and every minute
     // after.
     let shift = (60 + 35 - since_epoch() % 60) % 60;
-    let zone = format!("XXX-00:00:{shift:02}");
+    let zone = format!("LAB-00:00:{shift:02}");
     site.backstay = Backstay::start_with(&site.lab, "data", &[], &[("TZ", &zone)]);
     let qsd = site.vm("vm", 1, 64 * MIB);
     write_noise(&qsd.file("disk0"), 1, 40 * MIB);

@@ -19,6 +19,11 @@ pub(super) trait Image: Sync {
     /// Writes all of `bytes` at `offset`.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Says that all of an extent will be written soon. Nothing but time may depend on it.
+    fn expect(&self, _extent: Extent) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes an extent read as zeros, giving its space back where that is possible.
     fn zero(&self, extent: Extent) -> io::Result<()>;
 
@@ -45,6 +50,17 @@ impl Image for RawImage {
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+
+    /// Into room that is there already several threads may write, and read, at a time; ext4 for one locks the whole file
+    /// while it makes room for a block.
+    fn expect(&self, extent: Extent) -> io::Result<()> {
+        let made = fallocate(self.file.file(), FallocateFlags::empty(), extent.offset, extent.length);
+        match made {
+            Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => Err(error.into()),
+            // Not every file system can, and no block device.
+            _ => Ok(()),
+        }
     }
 
     fn zero(&self, extent: Extent) -> io::Result<()> {

@@ -14,6 +14,7 @@ use repository::{Aligned, Digest};
 use super::RestoreError;
 use super::image::Image;
 use super::source::{Piece, Source};
+use crate::nbd::Extent;
 use crate::pipeline::crew::cores;
 use crate::pipeline::hash::is_zero;
 use crate::repositories::Watch;
@@ -85,6 +86,9 @@ pub(super) fn write_and_verify(
             .spawn(move || to_verify.iter().try_for_each(|window| verify_some(source, window, image, under)));
         let mut bytes = 0;
         let end = windows(&source.pieces).try_for_each(|window| {
+            if before == Before::Zeros {
+                data(source, window).try_for_each(|run| image.expect(run)).map_err(RestoreError::Image)?;
+            }
             bytes += write_some(source, window, image, before, under)?;
             // A verifier that has ended says why.
             let _ = written.send(window);
@@ -100,6 +104,13 @@ pub(super) fn write_and_verify(
 /// Pieces that follow one another, in windows of about [`WINDOW_BYTES`].
 fn windows(pieces: &[Piece]) -> impl Iterator<Item = &[Piece]> {
     pieces.chunk_by(|one, next| one.extent.offset / WINDOW_BYTES == next.extent.offset / WINDOW_BYTES)
+}
+
+/// What of a window is not zeros, neighbours together.
+fn data<'a>(source: &'a Source, window: &'a [Piece]) -> impl Iterator<Item = Extent> + 'a {
+    let runs = window.chunk_by(|one, next| source.is_zero(one) == source.is_zero(next));
+    runs.filter(|run| !source.is_zero(&run[0]))
+        .map(|run| Extent::new(run[0].extent.offset, run.iter().map(|piece| piece.extent.length).sum()))
 }
 
 fn write_some(
@@ -218,8 +229,8 @@ fn each(
         }
     };
     thread::scope(|scope| {
-        // Half of them wait for the image's storage, past any cache.
-        for _ in 1..2 * cores() {
+        // Most of them wait for the image's storage, past any cache, or for the repository's.
+        for _ in 1..4 * cores() {
             scope.spawn(toil);
         }
         toil();
