@@ -282,6 +282,19 @@ pub fn add_repository(backstay: &Backstay, restic: &Restic) {
     backstay.ok(&["repo", "add", "main", "--path", &path, "--password-file", &password]);
 }
 
+/// The same bytes for the same seed; they do not compress.
+#[must_use]
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let words = std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(length).collect()
+}
+
 /// Two files hold the same bytes.
 #[track_caller]
 pub fn must_be_equal(one: &Path, other: &Path) {

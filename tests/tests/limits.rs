@@ -10,17 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use installation::{Installation, MIB, REPO, is_incremental};
 use tests::backstay::Backstay;
 use tests::lab::require_qemu;
+use tests::site::noise;
 
 /// Writes what does not compress.
 fn write_noise(disk: &Path, seed: u64, length: u64) {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let words = std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    let bytes: Vec<u8> = words.flatten().take(usize::try_from(length).expect("some MiB")).collect();
+    let bytes = noise(seed, usize::try_from(length).expect("some MiB"));
     let disk = std::fs::File::options().write(true).open(disk).expect("the disk is there");
     disk.write_all_at(&bytes, 0).expect("the disk takes a write");
 }

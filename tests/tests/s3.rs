@@ -21,7 +21,7 @@ use tests::proxy::{Fault, Proxy, Rule};
 use tests::qsd::{Options, Qsd};
 use tests::restic::Restic;
 use tests::s3::{KEYS, Moto};
-use tests::site::{add_vm, must_be_equal};
+use tests::site::{add_vm, must_be_equal, noise};
 
 const PASSWORD: &str = "correct horse battery staple";
 const MIB: usize = 1 << 20;
@@ -95,18 +95,6 @@ fn cheap() -> InitOptions {
     InitOptions { key_derivation: KeyDerivation::Fixed { log_n: 10, r: 8, p: 1 }, ..InitOptions::default() }
 }
 
-/// The same bytes for the same seed; they do not compress.
-fn bytes(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let words = std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(length).collect()
-}
-
 /// Saves `content` as the file `disk.img`.
 fn backup(repository: &Repository, content: &[u8]) -> Result<SnapshotId, WriteError> {
     let session = repository.session(&SessionOptions::default())?;
@@ -141,7 +129,7 @@ fn restic_and_we_share_a_bucket() {
     }
     let store = Store::new();
     let repository = store.init();
-    let (first, second) = (bytes(1, 40 * MIB), [bytes(1, 20 * MIB), bytes(2, 20 * MIB)].concat());
+    let (first, second) = (noise(1, 40 * MIB), [noise(1, 20 * MIB), noise(2, 20 * MIB)].concat());
     let old = backup(&repository, &first).expect("the network works");
     let new = backup(&repository, &second).expect("the network works");
     store.restic.check();
@@ -179,9 +167,9 @@ fn a_network_that_fails_now_and_then_costs_time_only() {
     }
     let store = Store::new();
     let repository = store.init();
-    let first = bytes(1, 6 * MIB);
+    let first = noise(1, 6 * MIB);
     let old = backup(&repository, &first).expect("the network works");
-    let second = bytes(2, 40 * MIB);
+    let second = noise(2, 40 * MIB);
     store.proxy.set(&[
         rule(&["PUT"], "/locks/", 1, Fault::CutAnswer(0)),
         rule(&["PUT"], "/data/", 2, Fault::CutRequest(MIB)),
@@ -214,7 +202,7 @@ fn a_server_that_stops_answering_fails_the_attempt_and_harms_nothing() {
     }
     let store = Store::new();
     let repository = store.init();
-    let (first, second) = (bytes(1, 6 * MIB), bytes(2, 40 * MIB));
+    let (first, second) = (noise(1, 6 * MIB), noise(2, 40 * MIB));
     let old = backup(&repository, &first).expect("the network works");
     for (fault, says) in
         [(Fault::Hang, "no answer in time"), (Fault::Answer(503), "503"), (Fault::CutRequest(MIB), "broke")]
@@ -244,10 +232,10 @@ fn a_backup_may_fail_at_every_change_and_be_repeated() {
         return;
     }
     let store = Store::new();
-    let first = bytes(1, 3 * MIB);
+    let first = noise(1, 3 * MIB);
     let old = backup(&store.init(), &first).expect("the network works");
     let hasty = Patience { retry: Duration::ZERO, ..BRIEF };
-    let content = bytes(2, 40 * MIB);
+    let content = noise(2, 40 * MIB);
     for after in 0.. {
         let broken = Rule { methods: &["PUT"], path: "", after, times: ALWAYS, fault: Fault::Answer(500) };
         store.proxy.set(&[]);
@@ -274,9 +262,9 @@ fn a_prune_may_fail_at_every_change_and_be_repeated() {
     for fault in [Fault::Answer(500), Fault::CutAnswer(0)] {
         let store = Store::new();
         let repository = store.init();
-        let kept = bytes(1, 24 * MIB);
+        let kept = noise(1, 24 * MIB);
         let mut other = kept.clone();
-        other[3 * MIB..6 * MIB].copy_from_slice(&bytes(2, 3 * MIB));
+        other[3 * MIB..6 * MIB].copy_from_slice(&noise(2, 3 * MIB));
         let goes = backup(&repository, &other).expect("the network works");
         let stays = backup(&repository, &kept).expect("the network works");
         repository.forget(goes).expect("it is there");
@@ -319,7 +307,7 @@ fn a_large_file_goes_up_in_parts_and_only_the_broken_part_again() {
     let store = Store::new();
     store.init();
     let backend = store.backend(BRIEF);
-    let content = bytes(3, 30 * MIB);
+    let content = noise(3, 30 * MIB);
     let name = FileName::pack(PackId::of(&content));
     store.proxy.set(&[
         rule(&["PUT"], "partNumber=2", 2, Fault::CutRequest(MIB)),
@@ -432,7 +420,7 @@ fn a_vm_is_backed_up_into_a_bucket_and_comes_back() {
 
     let write = |disk: &str, seed: u64, offset: usize, length: usize| {
         let file = std::fs::File::options().write(true).open(qsd.file(disk)).expect("the disk is there");
-        file.write_all_at(&bytes(seed, length), offset as u64).expect("the disk takes a write");
+        file.write_all_at(&noise(seed, length), offset as u64).expect("the disk takes a write");
     };
     write("disk0", 1, 0, 40 * MIB);
     write("disk1", 2, 5 * MIB, 9 * MIB);
