@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use zstd::bulk::Compressor;
-use zstd::zstd_safe::{CParameter, compress_bound};
+use zstd::zstd_safe::compress_bound;
 
 use crate::session::WriteError;
 
@@ -16,11 +16,6 @@ const WORTHWHILE: usize = 64;
 const SAMPLE: usize = 8 << 10;
 /// Levels above the wanted one, at most: 6 instead of 1 makes packs a tenth smaller at a third of the speed.
 const EXTRA: i32 = 5;
-/// zstd's first level, tuned: a table of matches that stays in the processor's nearest cache (2^13 of 4 bytes), and only
-/// matches that are worth their sequence. Takes 13 % less time, and packs are 3.5 % larger.
-const FIRST: [CParameter; 2] = [CParameter::HashLog(13), CParameter::MinMatch(7)];
-/// What every other level says itself.
-const OTHERS: [CParameter; 2] = [CParameter::HashLog(0), CParameter::MinMatch(0)];
 
 /// How hard to compress; shared by all who do.
 #[derive(Debug)]
@@ -69,14 +64,7 @@ impl Compression {
     pub(crate) fn new(effort: &Effort) -> Result<Self, WriteError> {
         let level = effort.level();
         let zstd = Compressor::new(level).map_err(|error| unknown(level, &error))?;
-        let mut compression = Self { zstd, level, doubtful: false };
-        compression.tune().map_err(|error| unknown(level, &error))?;
-        Ok(compression)
-    }
-
-    fn tune(&mut self) -> std::io::Result<()> {
-        let parameters = if self.level == 1 { FIRST } else { OTHERS };
-        parameters.into_iter().try_for_each(|parameter| self.zstd.set_parameter(parameter))
+        Ok(Self { zstd, level, doubtful: false })
     }
 
     /// From here on with this effort.
@@ -84,10 +72,7 @@ impl Compression {
         let level = effort.level();
         if level != self.level {
             self.level = level;
-            self.zstd
-                .set_compression_level(level)
-                .and_then(|()| self.tune())
-                .map_err(|error| unknown(level, &error))?;
+            self.zstd.set_compression_level(level).map_err(|error| unknown(level, &error))?;
         }
         Ok(self)
     }

@@ -4,6 +4,7 @@
 //! session, and enters each range's digests into its part's list. Any error ends it; dropping it ends it at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use repository::{Digest, ReadError, WriteError};
 
 use super::RANGE_BYTES;
-use super::crew::{Abandoned, Crew, cores};
+use super::crew::{Abandoned, Crew, cores, each};
 use super::hash::{Hashed, Sink};
 use super::layout::{Layout, Part};
 use super::plan::{Plan, Range, plan};
-use super::view::{READS, View, ViewError};
+use super::view::{Connections, View, ViewError};
 use crate::nbd::Extent;
 
 /// How long nothing may come of anything before the repository's storage counts as hung.
@@ -156,9 +157,9 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Broke
     tokio::time::timeout(STALL_LIMIT, work).await.map_err(|_| Broken::Stalled(STALL_LIMIT))
 }
 
-/// Ranges on their way at a time: those that are read, and two for each core, so that none waits for the next.
+/// Ranges on their way at a time: what the crew has under way, and one more for each, so that nobody waits for the next.
 pub(crate) fn ranges() -> usize {
-    READS + 2 * cores()
+    (each() + 1) * cores()
 }
 
 /// Chunks in one range.
@@ -202,10 +203,14 @@ impl<'a, L: Ledger> Copy<'a, L> {
         while self.running.len() < ranges() {
             let Some((part, range)) = self.backlog.pop_front() else { return };
             let buffer = self.spare.pop().unwrap_or_default();
-            let (view, crew, sink) = (self.view, self.pipeline.crew, Arc::clone(self.pipeline.sink));
+            let (reader, crew) = (self.view.reader(), self.pipeline.crew);
+            let (sink, extent) = (Arc::clone(self.pipeline.sink), range.extent);
             self.running.push(Box::pin(async move {
-                let buffer = view.read(range.extent, buffer).await?;
-                let hashed = crew.run(move || sink.take(buffer, part.chunk_bytes as usize)).await??;
+                let work = async move |connections: Rc<Connections>| {
+                    let read = reader.read(&connections, extent, buffer).await?;
+                    Ok::<_, Broken>(sink.take(read, part.chunk_bytes as usize)?)
+                };
+                let hashed = crew.give(work).await??;
                 Ok(Event::Hashed(part, range, hashed))
             }));
         }

@@ -1,4 +1,4 @@
-//! What a thread of the crew does with a range that was read: chunks, digests, and what is new into the session.
+//! What a thread of the crew does with a range that it read: chunks, digests, and what is new into the session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,11 +1,11 @@
 //! The block pipeline: from the extents of a view to digests, and chunks in a session of the repository.
 //!
 //! `extents -> read -> chunk + digest -> known? -> compress -> seal -> pack`. A disk is surveyed in stretches of 1 GiB
-//! ([`layout`]), each is planned ([`plan`]) into ranges of a few chunks, the ranges are read several at a time
-//! ([`view`]), and a crew of threads, one for each core, hashes what was read and hands what is new to the session,
-//! which compresses and seals it on the same thread ([`crew`], [`hash`]). What binds the stages is [`disk`].
+//! ([`layout`]), each is planned ([`plan`]) into ranges of a few chunks, and a crew of threads, one for each core, takes them
+//! up: each reads several at a time ([`view`]), hashes what it read and hands what is new to the session, which compresses
+//! and seals it on the same thread ([`crew`], [`hash`]). What binds the stages is [`disk`].
 //!
-//! Memory, whatever the disk's size: [`disk::ranges`] of [`RANGE_BYTES`] between the socket and the session, 12 MiB with
+//! Memory, whatever the disk's size: [`disk::ranges`] of [`RANGE_BYTES`] between the socket and the session, 10 MiB with
 //! two cores; the session's own packs (see `repository`); and 32 bytes for each chunk of the part in hand: 8 MiB for a
 //! disk of 64 GiB in chunks of 256 KiB, 32 KiB for each part of a larger one, of which few are open at a time.
 //!

@@ -1,29 +1,24 @@
-//! One disk of a view: surveying it and reading it. Over NBD, by as many connections as the server allows; or from the
-//! image that QEMU has copied it into.
+//! One disk of a view: surveying it and reading it. Over NBD, where each thread that reads has a connection of its own; or
+//! from the image that QEMU has copied it into.
 //!
 //! Every request has its time limit, and any error is the end of the view: what was read before it proves nothing.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 
-use super::crew::cores;
 use super::image::{Image, ImageError, Place};
 use super::plan::Survey;
 use crate::nbd::{ALLOCATION, Extent, Limits, Nbd, NbdError, Run, dirty_context};
 
 /// How long the server, or the storage under an image, may take for one request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
-
-/// Reads on their way at a time: enough to hide their latency, and so few that together they meet the limit of each
-/// even where the storage gives half a megabyte in a second.
-pub(crate) const READS: usize = 8;
-
-/// Connections to one export, where it allows several: one socket keeps about one core busy.
-const CONNECTIONS: usize = 2;
 
 /// Why a view cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,18 +41,37 @@ pub(crate) enum ViewError {
 #[derive(Debug)]
 pub(crate) struct View {
     source: Source,
-    /// Taken before a read is begun: waiting for it does not count against the read's limit.
-    reads: Semaphore,
     has_changes: bool,
 }
 
 /// Where a view is read.
 #[derive(Debug)]
 enum Source {
-    /// The connections to one export.
-    Served { connections: Vec<Nbd>, next: AtomicUsize },
+    /// An export, and a connection for questions.
+    Served { export: Arc<Export>, connection: Nbd },
     /// An image, in which pieces of `unit` bytes are there or not.
     Copied { image: Arc<Image>, unit: u64 },
+}
+
+/// Where an export is.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Export {
+    socket: PathBuf,
+    name: String,
+}
+
+/// One thread's connections to exports. What several of them read of a view agrees, whatever the server says of several
+/// connections: nobody writes to it.
+#[derive(Debug, Default)]
+pub(crate) struct Connections(RefCell<HashMap<Arc<Export>, Rc<OnceCell<Nbd>>>>);
+
+/// Who reads a view; as many of them as one likes.
+#[derive(Debug, Clone)]
+pub(crate) enum Reader {
+    /// Over the connection of the thread that reads.
+    Served(Arc<Export>),
+    /// With the runtime that looks into images: what waits there for a storage that hangs holds no thread up that has work.
+    Copied(Arc<Image>, Handle),
 }
 
 impl View {
@@ -67,31 +81,25 @@ impl View {
         export: &str,
         changes: Option<&str>,
     ) -> Result<Self, ViewError> {
-        let limits = Limits { request: REQUEST_LIMIT, in_flight: READS + 1, ..Limits::default() };
         let changes = changes.map(dirty_context);
         let contexts = [Some(ALLOCATION), changes.as_deref()].into_iter().flatten().collect::<Vec<_>>();
-        let first = Nbd::connect(socket, export, &contexts, limits).await?;
-        let wanted = if first.export().allows_multiple_connections() { CONNECTIONS.min(cores()) } else { 1 };
-        let mut connections = vec![first];
-        while connections.len() < wanted {
-            connections.push(Nbd::connect(socket, export, &[], limits).await?);
-        }
-        let source = Source::Served { connections, next: AtomicUsize::new(0) };
-        Ok(Self { source, reads: Semaphore::new(READS), has_changes: changes.is_some() })
+        let export = Arc::new(Export { socket: socket.to_owned(), name: export.to_owned() });
+        let connection = export.connect(&contexts).await?;
+        Ok(Self { source: Source::Served { export, connection }, has_changes: changes.is_some() })
     }
 
     /// Opens the image that a disk was copied into: whole, or only what changed, and then in whole pieces of `unit` bytes.
     pub(crate) async fn open(path: &Path, only_changes: bool, unit: u32) -> Result<Self, ViewError> {
         let path = path.to_owned();
-        let image = Arc::new(aside(move || Image::open(&path)).await?);
+        let image = Arc::new(aside(&Handle::current(), move || Image::open(&path)).await?);
         let source = Source::Copied { image, unit: unit.into() };
-        Ok(Self { source, reads: Semaphore::new(READS), has_changes: only_changes })
+        Ok(Self { source, has_changes: only_changes })
     }
 
     /// The disk's size in bytes.
     pub(crate) fn size(&self) -> u64 {
         match &self.source {
-            Source::Served { connections, .. } => connections[0].export().size,
+            Source::Served { connection, .. } => connection.export().size,
             Source::Copied { image, .. } => image.size(),
         }
     }
@@ -104,10 +112,13 @@ impl View {
     /// What is in a stretch of the disk, and what of it changed.
     pub(crate) async fn survey(&self, stretch: Extent) -> Result<Survey, ViewError> {
         let connection = match &self.source {
-            Source::Served { connections, .. } => &connections[0],
+            Source::Served { connection, .. } => connection,
             Source::Copied { image, unit } => {
                 let (image, unit, only_changes) = (Arc::clone(image), *unit, self.has_changes);
-                return aside(move || survey_image(&image, stretch, only_changes.then_some(unit))).await;
+                return aside(&Handle::current(), move || {
+                    survey_image(&image, stretch, only_changes.then_some(unit))
+                })
+                .await;
             }
         };
         let mut survey = Survey { data: Vec::new(), changed: self.has_changes.then(Vec::new) };
@@ -133,29 +144,59 @@ impl View {
         Ok(self.survey(extent).await?.changed.is_some_and(|changed| changed.is_empty()))
     }
 
+    /// Who reads it.
+    pub(crate) fn reader(&self) -> Reader {
+        match &self.source {
+            Source::Served { export, .. } => Reader::Served(Arc::clone(export)),
+            Source::Copied { image, .. } => Reader::Copied(Arc::clone(image), Handle::current()),
+        }
+    }
+}
+
+impl Reader {
     /// Reads a range into `buffer`, whose length it takes.
-    pub(crate) async fn read(&self, range: Extent, mut buffer: Vec<u8>) -> Result<Vec<u8>, ViewError> {
+    pub(crate) async fn read(
+        &self,
+        connections: &Connections,
+        range: Extent,
+        mut buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, ViewError> {
         let length = usize::try_from(range.length).expect("a range fits in memory");
         buffer.resize(length, 0);
-        let _turn = self.reads.acquire().await.expect("it is never closed");
-        match &self.source {
-            Source::Served { connections, next } => {
-                let place = next.fetch_add(1, Ordering::Relaxed) % connections.len();
-                Ok(connections[place].read(range.offset, buffer).await?)
+        match self {
+            Reader::Served(export) => {
+                let connection = connections.to(export);
+                let connection = connection.get_or_try_init(|| export.connect(&[])).await?;
+                Ok(connection.read(range.offset, buffer).await?)
             }
-            Source::Copied { image, .. } => {
+            Reader::Copied(image, runtime) => {
                 let image = Arc::clone(image);
-                aside(move || image.read(range.offset, &mut buffer).map(|()| buffer)).await
+                aside(runtime, move || image.read(range.offset, &mut buffer).map(|()| buffer)).await
             }
         }
     }
 }
 
+impl Connections {
+    /// The one to this export, made when it is first used.
+    fn to(&self, export: &Arc<Export>) -> Rc<OnceCell<Nbd>> {
+        Rc::clone(self.0.borrow_mut().entry(Arc::clone(export)).or_default())
+    }
+}
+
+impl Export {
+    async fn connect(&self, contexts: &[&str]) -> Result<Nbd, NbdError> {
+        let limits = Limits { request: REQUEST_LIMIT, ..Limits::default() };
+        Nbd::connect(&self.socket, &self.name, contexts, limits).await
+    }
+}
+
 /// A look into an image, aside, since its storage may hang.
 async fn aside<T: Send + 'static>(
+    runtime: &Handle,
     look: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ViewError> {
-    match tokio::time::timeout(REQUEST_LIMIT, tokio::task::spawn_blocking(look)).await {
+    match tokio::time::timeout(REQUEST_LIMIT, runtime.spawn_blocking(look)).await {
         Ok(Ok(found)) => Ok(found?),
         Ok(Err(_)) => Err(ViewError::Panicked),
         Err(_) => Err(ViewError::Slow(REQUEST_LIMIT)),

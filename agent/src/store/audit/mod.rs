@@ -10,6 +10,7 @@
 mod draw;
 mod known;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -22,7 +23,7 @@ use crate::nbd::Extent;
 use crate::pipeline::crew::Crew;
 use crate::pipeline::disk::Broken;
 use crate::pipeline::layout::PART_CHUNKS;
-use crate::pipeline::view::View;
+use crate::pipeline::view::{Connections, View};
 use draw::Draw;
 use known::Known;
 
@@ -141,8 +142,12 @@ impl<'a> Sample<'a> {
 /// Reads the sample, and says where it differs from the parent, in the disk's order.
 async fn compare(subject: &Subject<'_>, sample: Vec<Picked>) -> Result<Vec<Extent>, Broken> {
     let differs = |picked: Picked| async move {
-        let chunk = subject.view.read(picked.extent, Vec::new()).await?;
-        let digest = subject.crew.run(move || Digest::of(&chunk)).await?;
+        let reader = subject.view.reader();
+        let digest = async move |connections: Rc<Connections>| {
+            let chunk = reader.read(&connections, picked.extent, Vec::new()).await?;
+            Ok::<_, Broken>(Digest::of(&chunk))
+        };
+        let digest = subject.crew.give(digest).await??;
         Ok::<_, Broken>((digest != picked.parents).then_some(picked.extent))
     };
     let compared = stream::iter(sample).map(differs).buffer_unordered(READS);
