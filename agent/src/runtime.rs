@@ -25,6 +25,7 @@ use crate::machine::Guards;
 use crate::observe::observe;
 use crate::perform::perform;
 use crate::repositories::Repositories;
+use crate::store::Lines;
 use crate::task::{Answer, Folders, Task};
 
 /// Messages on the way in either direction. Progress is dropped rather than waited for.
@@ -69,6 +70,7 @@ impl Agent {
         let hands = Hands {
             folders: Arc::new(folders),
             repositories: Arc::default(),
+            lines: Arc::default(),
             guards: Arc::default(),
             running: Arc::default(),
             lanes: Lanes::default(),
@@ -120,6 +122,7 @@ impl Lanes {
 struct Hands {
     folders: Arc<Folders>,
     repositories: Arc<Repositories>,
+    lines: Arc<Lines>,
     guards: Arc<Guards>,
     running: Arc<Running>,
     lanes: Lanes,
@@ -176,8 +179,8 @@ impl Hands {
         }
         let (progress, watched) = watch::channel(Progress::default());
         let (folders, repositories) = (Arc::clone(&self.folders), Arc::clone(&self.repositories));
-        let guards = Arc::clone(&self.guards);
-        let task = Task { folders, repositories, guards, cancelled, progress };
+        let (lines, guards) = (Arc::clone(&self.lines), Arc::clone(&self.guards));
+        let task = Task { folders, repositories, lines, guards, cancelled, progress };
         let (before, over) = self.lanes.enter(&intent.effect);
         let (running, answers) = (Arc::clone(&self.running), self.answers.clone());
         let span = about(&intent);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::machine::Guards;
 use crate::repositories::Repositories;
+use crate::store::Lines;
 
 /// Where an agent keeps things.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Task {
     pub folders: Arc<Folders>,
     /// The repositories that are open.
     pub repositories: Arc<Repositories>,
+    /// The lines that the stores of policies stand in.
+    pub(crate) lines: Arc<Lines>,
     /// The views that are watched.
     pub(crate) guards: Arc<Guards>,
     /// Set when the effect is to stop.

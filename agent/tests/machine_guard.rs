@@ -95,6 +95,7 @@ async fn why_lost(hands: &mut Hands, home: &Path, process: Process, way: Way) ->
         disks: vec![disk(0), disk(1)],
         left_out: vec![],
         audit_chunks: 0,
+        bandwidth: None,
     };
     hands.perform(81, Effect::Store(Box::new(store))).await.failed(FailureClass::ViewLost)
 }

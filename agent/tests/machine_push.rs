@@ -89,6 +89,7 @@ impl Rig {
             disks: vec![disk(0), disk(1)],
             left_out: vec![],
             audit_chunks: 8,
+            bandwidth: None,
         }))
     }
 

@@ -34,6 +34,9 @@ pub struct Arguments {
         value_parser = PossibleValuesParser::new(Consistency::WORDS)
     )]
     consistency: String,
+    /// Start once this job is over, however it ends; may be given several times
+    #[arg(long, value_name = "JOB")]
+    after: Vec<String>,
     /// Wait for the end and show progress. Without it the backups are queued, and go on by themselves
     #[arg(long)]
     wait: bool,
@@ -71,6 +74,7 @@ pub async fn run(arguments: Arguments, session: &Session) -> Ending {
         since: arguments.since,
         repositories: arguments.repositories,
         consistency: arguments.consistency,
+        after: arguments.after,
     };
     let submitted: Submitted = client.submit(&["backups"], &request).await?;
     let views = match arguments.wait {

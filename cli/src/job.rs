@@ -155,6 +155,7 @@ fn show(job: &JobView) -> String {
         ("advice", job.advice.clone().unwrap_or_default()),
         ("attempt", job.attempt.to_string()),
         ("retries", job.retries.clone().unwrap_or_default()),
+        ("after", job.after.join(", ")),
         ("policy", job.policy.clone().unwrap_or_default()),
         ("repository", job.repository.clone().unwrap_or_default()),
         ("point", job.point.clone().unwrap_or_default()),

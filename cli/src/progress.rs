@@ -176,6 +176,7 @@ mod tests {
             tries: Vec::new(),
             retries: None,
             request: None,
+            after: Vec::new(),
             priority: 0,
             created: String::new(),
             started: None,

@@ -245,7 +245,9 @@ fn a_backup_is_followed_to_its_end() {
         ("GET /v1/points/p1", vec![point()]),
     ];
     let server = Scripted::start(folder.path(), &script);
-    let output = backstay(folder.path(), &["backup", "web", "db", "--repo", "main", "--wait", "--json"]);
+    let asked =
+        ["backup", "web", "db", "--repo", "main", "--after", "j7", "--after", "j8", "--wait", "--json"];
+    let output = backstay(folder.path(), &asked);
     assert_eq!(status(&output), 1, "{}", err(&output));
     assert_eq!(
         document(&output),
@@ -257,7 +259,7 @@ fn a_backup_is_followed_to_its_end() {
     assert_eq!(
         server.body_of("POST /v1/backups"),
         json!({ "vms": ["web", "db"], "mode": "auto", "since": null, "repositories": ["main"],
-                "consistency": "filesystem" })
+                "consistency": "filesystem", "after": ["j7", "j8"] })
     );
 }
 

@@ -6,11 +6,13 @@
 //!
 //! These types are part of the journal's format: see `record` for how they may change.
 
+mod bandwidth;
 mod hook;
 mod repository;
 
 use serde::{Deserialize, Serialize};
 
+pub use bandwidth::{Bandwidth, Limit};
 pub use hook::{Hook, HookSide, Hooks, TryEnd};
 pub use repository::{Check, Forget, KeyChange, Keys, Measure, OpenRepository, Prune, PruneBy, PruneTerms};
 
@@ -243,7 +245,7 @@ pub struct RepositoryAddress {
 /// A limit of bandwidth for some hours of each day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rate {
-    /// The minute of the day from which it holds, in the agent's local time.
+    /// The minute of the day from which it holds; of a repository's rate in the agent's local time.
     pub from_minute: u16,
     /// The minute of the day up to which it holds; up to one of the next day when it is before `from_minute`, and all day
     /// when they are the same.
@@ -446,6 +448,8 @@ pub struct Store {
     /// How many chunks of each incremental disk that the bitmap calls clean are read and compared with the parent's
     /// nevertheless. A difference makes the disk a full one.
     pub audit_chunks: u32,
+    /// How fast it may add to the repository; none where only the repository's own limits hold.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// One disk's part of a restore point.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
 pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
-use older::JobQueuedV1;
+use older::{IntentOpenedV2, JobQueuedV1, JobQueuedV2};
 pub use policy::{PolicyApplied, PolicyPaused, PolicyRemoved, RunSkipped, ScheduleAdvanced};
 
 use crate::effect::{
@@ -170,7 +170,7 @@ records! {
     /// A scheduled run did not happen.
     0x0024 RunSkipped 1;
     /// A job was queued.
-    0x0030 JobQueued 2, 1 JobQueuedV1;
+    0x0030 JobQueued 3, 2 JobQueuedV2, 1 JobQueuedV1;
     /// A job runs.
     0x0031 JobStarted 1;
     /// A backup's plan was made.
@@ -188,7 +188,7 @@ records! {
     /// A job rests.
     0x0039 JobPaused 1;
     /// An effect was decided.
-    0x0040 IntentOpened 2, 1 IntentOpened;
+    0x0040 IntentOpened 3, 2 IntentOpenedV2, 1 IntentOpenedV2;
     /// An open intent has a new owner.
     0x0041 IntentAdopted 1;
     /// An intent is settled.
@@ -408,6 +408,8 @@ pub struct Terms {
     pub retries: Option<JobId>,
     /// What runs before and after each of its tries.
     pub hooks: Option<Hooks>,
+    /// The jobs, queued before it, that are over before it starts, however they end.
+    pub after: Vec<JobId>,
 }
 
 /// Which run of a policy a job is.

@@ -124,6 +124,10 @@ fn effects() -> Vec<Effect> {
         }],
         left_out: vec![("cd".parse().unwrap(), "empty".into())],
         audit_chunks: 8,
+        bandwidth: Some(Bandwidth {
+            time_zone: "Europe/Berlin".into(),
+            limits: vec![Limit { days: 0b011_1110, rate: repository().rates[0] }],
+        }),
     };
     vec![
         Effect::Freeze(Freeze { vm: address(), limit_ms: 10_000 }),
@@ -333,7 +337,8 @@ fn terms() -> Terms {
     let (request, retries) = (Some(JobId(2)), Some(JobId(1)));
     let (before, after) = (Some("quiesce".parse().unwrap()), Some("resume".parse().unwrap()));
     let hooks = Some(Hooks { before, after, limit_ms: 60_000 });
-    Terms { priority: -3, deadline: Some(Time(1_700_000_000_000_001)), request, retries, hooks }
+    let after = vec![JobId(1)];
+    Terms { priority: -3, deadline: Some(Time(1_700_000_000_000_001)), request, retries, hooks, after }
 }
 
 /// At least one record of every kind, and every variant of what is inside.
@@ -521,7 +526,8 @@ fn history() -> Vec<Record> {
     let due = Due { policy: policy(), schedule: "0 2 * * *".into(), at: Time(7), not_before: Time(9) };
     let backup = works().swap_remove(0);
     let queued = |job, work| -> Record {
-        JobQueued { job: JobId(job), work, due: Some(due.clone()), terms: terms() }.into()
+        let terms = Terms { after: (1..job).map(JobId).collect(), ..terms() };
+        JobQueued { job: JobId(job), work, due: Some(due.clone()), terms }.into()
     };
     let planned = BackupPlanned {
         job: JobId(1),
@@ -683,7 +689,7 @@ fn what_is_not_a_record_is_refused_with_advice() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_the_decoder_panic(kind in 0u16..0x60, version in 0u16..3, body: Vec<u8>) {
+    fn no_bytes_make_the_decoder_panic(kind in 0u16..0x60, version in 0u16..4, body: Vec<u8>) {
         let _refused_or_read = Record::decode(kind, version, &body);
     }
 }

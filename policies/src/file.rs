@@ -12,6 +12,7 @@
 //! concurrency = 2                      # so many at once
 //! deadline = "6h"                      # no try begins later
 //! after = ["databases"]                # whose earlier runs are over first
+//! bandwidth = ["20M", "mon-fri 08:00-18:00=5M"]     # a second; the lowest that holds
 //! retry = { attempts = 3, backoff = "1m", backoff_max = "30m" }
 //! hooks = { before = "quiesce", after = "resume", limit = "1m" }
 //!

@@ -6,12 +6,14 @@
 //!
 //! - [`schedule`] turns five cron fields and a time zone into instants; [`window`], [`blackout`] and [`jitter`] refine
 //!   them.
+//! - [`bandwidth`] says how fast backups may go, by the hour.
 //! - [`select`] says which machines a policy speaks of.
 //! - [`keep`] says which restore points stay; [`simulate`] tries a rule on a list of instants.
 //! - [`file`] reads, prints and compares policy files.
 //! - [`retry`] says how long a failed backup waits for its next try.
 //! - [`due`] says what must be queued now; [`preview`] says the same of any range of dates.
 
+pub mod bandwidth;
 pub mod blackout;
 pub mod due;
 pub mod duration;
@@ -26,6 +28,7 @@ pub mod retry;
 pub mod schedule;
 pub mod select;
 pub mod simulate;
+pub mod size;
 mod suggest;
 pub mod window;
 

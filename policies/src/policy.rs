@@ -5,7 +5,9 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 
+use crate::bandwidth::Limit;
 use crate::blackout::Blackout;
 use crate::keep::Rule;
 use crate::occurrence::Why;
@@ -130,7 +132,7 @@ impl Timing {
     #[must_use]
     pub fn new(schedule: Schedule) -> Self {
         let key = match schedule.zone() {
-            chrono_tz::Tz::UTC => schedule.cron().to_owned(),
+            Tz::UTC => schedule.cron().to_owned(),
             zone => format!("{} {}", schedule.cron(), zone.name()),
         };
         Self {
@@ -185,6 +187,8 @@ pub struct Policy {
     pub retry: Retry,
     /// What runs on the VM's host before and after each try.
     pub hooks: Hooks,
+    /// How fast its backups may add to repositories, all together on one host; of limits that hold at once the lowest.
+    pub bandwidth: Vec<Limit>,
 }
 
 /// Programs that run on a VM's host around each try, by the names that the host has for them.
@@ -234,6 +238,14 @@ impl Policy {
     pub fn opens(&self, schedule: &str, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let opens = self.opening(self.timing(schedule)?).open_from(at);
         (opens > at).then_some(opens)
+    }
+
+    /// By whose clock the hours of a schedule's runs are meant. Of a schedule that the policy does not have any more, by the
+    /// clock of its first one.
+    #[must_use]
+    pub fn zone(&self, schedule: &str) -> Tz {
+        let timing = self.timing(schedule).or(self.schedules.first());
+        timing.map_or(Tz::UTC, |timing| timing.schedule.zone())
     }
 
     fn timing(&self, key: &str) -> Option<&Timing> {

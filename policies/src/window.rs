@@ -6,8 +6,10 @@ use chrono_tz::Tz;
 
 use crate::schedule;
 
-const DAY: u32 = 24 * 60;
-const EVERY_DAY: u8 = 0b111_1111;
+/// Minutes.
+pub(crate) const DAY: u32 = 24 * 60;
+/// All weekdays.
+pub(crate) const EVERY_DAY: u8 = 0b111_1111;
 
 /// A range of hours that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,10 +34,10 @@ struct Range {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hours {
     /// Weekdays on which the range opens, bit 0 = Sunday.
-    days: u8,
+    pub(crate) days: u8,
     /// Minutes of the day; a range that ends before it starts ends on the next day.
-    opens: u32,
-    closes: u32,
+    pub(crate) opens: u32,
+    pub(crate) closes: u32,
 }
 
 impl Window {
@@ -92,6 +94,9 @@ impl Range {
 }
 
 impl Hours {
+    /// All of them.
+    pub(crate) const ALWAYS: Hours = Hours { days: EVERY_DAY, opens: 0, closes: DAY };
+
     /// Reads `22:00-06:00` or `mon-fri 20:00-06:00`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -134,11 +139,11 @@ fn days_of(text: &str) -> Option<u8> {
 
 fn minute_of_day(text: &str) -> Option<u32> {
     let (hour, minute) = text.split_once(':')?;
-    let number = |digits: &str| {
-        (digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()))
+    let number = |digits: &str, fewest: usize| {
+        ((fewest..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()))
             .then(|| digits.parse::<u32>().ok())?
     };
-    let (hour, minute) = (number(hour)?, number(minute)?);
+    let (hour, minute) = (number(hour, 1)?, number(minute, 2)?);
     (minute < 60 && hour * 60 + minute <= DAY).then_some(hour * 60 + minute)
 }
 
@@ -194,6 +199,8 @@ mod tests {
             "22:00",
             "25:00-26:00",
             "22:60-23:00",
+            "22:0-23:00",
+            "022:00-23:00",
             "24:00-06:00",
             "noday 22:00-06:00",
             "+2:00-06:00",

@@ -57,7 +57,7 @@ pub use keys::{KeyError, KeyInfo};
 pub use local::Local;
 pub use lock::{Holder, Lock, LockError, LockKind};
 pub use open::{InitOptions, OpenError};
-pub use pace::Rate;
+pub use pace::{Line, Pace, Rate, Timetable, Turn, UnknownZone, Zone};
 pub use pack::TooLarge;
 pub use place::backend_at;
 pub use progress::{Cancelled, Progress, Stage, Watch, unwatched};

@@ -1,20 +1,26 @@
-//! How fast bytes may go to and from a storage, by the hour.
+//! How fast bytes may go, by the hour and weekday.
 //!
-//! Owns the arithmetic of limits over a day and the line that all transfers of one repository stand in. Knows no clock
-//! but the one that it is given, and nothing of what is transferred.
+//! Owns the arithmetic of limits over a week and the line that transfers stand in. Knows nothing of what is transferred.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{Local, NaiveDateTime, TimeDelta, Timelike as _};
+use chrono::{DateTime, Datelike as _, Local, NaiveDateTime, NaiveTime, TimeDelta, Timelike as _, Utc};
+use chrono_tz::Tz;
 
 const DAY: u32 = 24 * 60;
 
-/// A limit for some hours of each day.
+/// Clocks are put forward and back at quarters of an hour of UTC, and days begin there: in between the time of day goes on
+/// evenly.
+const QUARTER: u32 = 15;
+
+/// A limit for some hours of some days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
-    /// The minute of the day, local time, from which it holds.
+    /// The weekdays on which it begins to hold, bit 0 for Sunday.
+    pub days: u8,
+    /// The minute of the day from which it holds.
     pub from: u32,
     /// The minute of the day up to which it holds; before `from` it is one of the next day, and equal to it the whole
     /// day.
@@ -27,61 +33,72 @@ impl Rate {
     /// Below this the packs of a backup's end would take longer than whoever waits for them.
     pub const LEAST: u64 = 256 << 10;
 
-    fn holds(self, minute: u32) -> bool {
-        match self.from.cmp(&self.to) {
-            std::cmp::Ordering::Less => (self.from..self.to).contains(&minute),
-            std::cmp::Ordering::Equal => true,
-            std::cmp::Ordering::Greater => minute >= self.from || minute < self.to,
+    /// All weekdays.
+    pub const EVERY_DAY: u8 = 0b111_1111;
+
+    fn holds(self, reading: NaiveDateTime) -> bool {
+        let minute = minute_of(reading);
+        let began = |day: u32| self.days & (1 << (day % 7)) != 0;
+        let today = reading.weekday().num_days_from_sunday();
+        if self.from < self.to {
+            return began(today) && (self.from..self.to).contains(&minute);
+        }
+        (minute >= self.from && began(today)) || (minute < self.to && began(today + 6))
+    }
+}
+
+fn minute_of(reading: NaiveDateTime) -> u32 {
+    reading.hour() * 60 + reading.minute()
+}
+
+fn into_minute(time: NaiveTime) -> TimeDelta {
+    TimeDelta::seconds(time.second().into()) + TimeDelta::nanoseconds(time.nanosecond().into())
+}
+
+/// By whose clock hours and days are meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Zone {
+    /// This machine's.
+    #[default]
+    Here,
+    /// That of an IANA time zone.
+    Named(Tz),
+}
+
+/// A time zone that this machine knows nothing of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a time zone that is known here")]
+pub struct UnknownZone(String);
+
+impl FromStr for Zone {
+    type Err = UnknownZone;
+
+    fn from_str(name: &str) -> Result<Self, UnknownZone> {
+        name.parse().map(Self::Named).map_err(|_| UnknownZone(name.to_owned()))
+    }
+}
+
+impl Zone {
+    fn reading(self, at: DateTime<Utc>) -> NaiveDateTime {
+        match self {
+            Self::Here => at.with_timezone(&Local).naive_local(),
+            Self::Named(zone) => at.with_timezone(&zone).naive_local(),
         }
     }
 }
 
-/// What time it is.
-pub(crate) trait Clock: Send + Sync + fmt::Debug {
-    /// On the wall, here. It may jump.
-    fn now(&self) -> NaiveDateTime;
+/// Which limits hold when. Of several that hold at once the lowest counts; where none holds there is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timetable {
+    /// The limits.
+    pub rates: Vec<Rate>,
+    /// By whose clock.
+    pub zone: Zone,
 }
 
-/// The machine's clock.
-#[derive(Debug)]
-pub(crate) struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> NaiveDateTime {
-        Local::now().naive_local()
-    }
-}
-
-/// The line that transfers stand in: each learns how long it has to wait until those before it are through.
-#[derive(Debug)]
-pub(crate) struct Pace<C = WallClock> {
-    rates: Vec<Rate>,
-    clock: C,
-    /// When what was let in so far is through.
-    free: Mutex<Option<NaiveDateTime>>,
-}
-
-impl<C: Clock> Pace<C> {
-    /// Of several rates that hold at once, the lowest counts; where none holds, there is no limit.
-    pub(crate) fn new(rates: Vec<Rate>, clock: C) -> Self {
-        Self { rates, clock, free: Mutex::default() }
-    }
-
-    /// Lets `bytes` in, and says how long they wait before they go.
-    pub(crate) fn enter(&self, bytes: usize) -> Duration {
-        if self.rates.is_empty() {
-            return Duration::ZERO;
-        }
-        let now = self.clock.now();
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back must not make anybody wait for the time before.
-        let begin = free.filter(|free| *free > now && *free - now < TimeDelta::days(1)).unwrap_or(now);
-        *free = Some(self.through(begin, bytes as u64));
-        (begin - now).to_std().unwrap_or_default()
-    }
-
+impl Timetable {
     /// When so many bytes are through that begin at `begin`: hour by hour, at the limit of each.
-    fn through(&self, begin: NaiveDateTime, bytes: u64) -> NaiveDateTime {
+    fn through(&self, begin: DateTime<Utc>, bytes: u64) -> DateTime<Utc> {
         let (mut at, mut left) = (begin, bytes as f64);
         // No limit is lower than LEAST: whatever is sent at once is through within a day or two.
         while let Some((rate, until)) = self.segment(at) {
@@ -96,93 +113,83 @@ impl<C: Clock> Pace<C> {
         at
     }
 
-    /// The limit at this time, and until when it stays so; none where there is no limit.
-    fn segment(&self, at: NaiveDateTime) -> Option<(u64, NaiveDateTime)> {
-        let minute = at.hour() * 60 + at.minute();
-        let held = self.rates.iter().filter(|rate| rate.holds(minute));
+    /// The limit at this time, and until when it surely stays so; none where there is no limit.
+    fn segment(&self, at: DateTime<Utc>) -> Option<(u64, DateTime<Utc>)> {
+        let reading = self.zone.reading(at);
+        let held = self.rates.iter().filter(|rate| rate.holds(reading));
         let lowest = held.map(|rate| rate.bytes_per_second).min()?;
+        let minute = minute_of(reading);
         let edges = self.rates.iter().flat_map(|rate| [rate.from % DAY, rate.to % DAY]);
         let ahead = edges.map(|edge| (edge + DAY - minute - 1) % DAY + 1).min().unwrap_or(DAY);
-        let whole = at.with_second(0).and_then(|at| at.with_nanosecond(0)).unwrap_or(at);
-        Some((lowest.max(Rate::LEAST), whole + TimeDelta::minutes(ahead.into())))
+        // Not every zone has whole minutes.
+        let edge = at - into_minute(reading.time()) + TimeDelta::minutes(ahead.into());
+        let quarter = QUARTER - at.minute() % QUARTER;
+        let even = at - into_minute(at.time()) + TimeDelta::minutes(quarter.into());
+        Some((lowest.max(Rate::LEAST), edge.min(even)))
+    }
+}
+
+/// A line that transfers stand in, each at its own pace: one behind the other, so that together they are no faster than
+/// each may be.
+#[derive(Debug, Default)]
+pub struct Line(Mutex<Option<Standing>>);
+
+/// How far a line is.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    /// When somebody last entered it.
+    seen: DateTime<Utc>,
+    /// When what was let in so far is through.
+    free: DateTime<Utc>,
+}
+
+/// Some bytes' place in a line, counted from now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// When those before them are through.
+    pub begins: Duration,
+    /// When they are through themselves.
+    pub ends: Duration,
+}
+
+/// How fast one transfer may go, and the line that it shares with others.
+#[derive(Debug)]
+pub struct Pace {
+    timetable: Timetable,
+    line: Arc<Line>,
+}
+
+impl Pace {
+    /// Under these limits, in this line.
+    #[must_use]
+    pub fn new(timetable: Timetable, line: Arc<Line>) -> Self {
+        Self { timetable, line }
+    }
+
+    /// Under these limits by this machine's clock, in a line of its own.
+    pub(crate) fn of(rates: &[Rate]) -> Self {
+        Self::new(Timetable { rates: rates.to_vec(), zone: Zone::Here }, Arc::default())
+    }
+
+    /// Lets `bytes` in, and says when it is their turn.
+    #[must_use]
+    pub fn enter(&self, bytes: usize) -> Turn {
+        self.enter_at(Utc::now(), bytes)
+    }
+
+    fn enter_at(&self, now: DateTime<Utc>, bytes: usize) -> Turn {
+        if self.timetable.rates.is_empty() {
+            return Turn::default();
+        }
+        let mut standing = self.line.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back must not make anybody wait for the time before: what was ahead then is ahead now.
+        let ahead =
+            standing.map_or(TimeDelta::zero(), |it| (it.free - it.seen.max(now)).max(TimeDelta::zero()));
+        let free = self.timetable.through(now + ahead, bytes as u64);
+        *standing = Some(Standing { seen: now, free });
+        Turn { begins: ahead.to_std().unwrap_or_default(), ends: (free - now).to_std().unwrap_or_default() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::sync::Arc;
-
-    /// A clock that stands until somebody waits.
-    #[derive(Debug, Clone)]
-    struct Virtual(Arc<Mutex<NaiveDateTime>>);
-
-    impl Virtual {
-        fn at(time: &str) -> Self {
-            Self(Arc::new(Mutex::new(format!("2026-11-20T{time}").parse().unwrap())))
-        }
-        fn wait(&self, time: Duration) {
-            *self.0.lock().unwrap() += TimeDelta::from_std(time).unwrap();
-        }
-    }
-
-    impl Clock for Virtual {
-        fn now(&self) -> NaiveDateTime {
-            *self.0.lock().unwrap()
-        }
-    }
-
-    const MIB: usize = 1 << 20;
-
-    /// Sends so many MiB in slices, each after the wait that it is told, and answers when it was through.
-    fn send(pace: &Pace<Virtual>, mib: usize) -> String {
-        for _ in 0..mib * 16 {
-            let wait = pace.enter(MIB / 16);
-            pace.clock.wait(wait);
-        }
-        // Whoever comes next waits until all of it is through.
-        let rest = pace.enter(0);
-        pace.clock.wait(rest);
-        pace.clock.now().format("%d %H:%M:%S").to_string()
-    }
-
-    fn rate(from: u32, to: u32, mib: u64) -> Rate {
-        Rate { from: from * 60, to: to * 60, bytes_per_second: mib << 20 }
-    }
-
-    #[test]
-    fn a_limit_all_day_is_kept_to_the_second_over_midnight_too() {
-        let pace = Pace::new(vec![rate(0, 0, 2)], Virtual::at("10:00:00"));
-        assert_eq!(send(&pace, 120), "20 10:01:00");
-        let pace = Pace::new(vec![rate(0, 0, 1)], Virtual::at("23:59:30"));
-        assert_eq!(send(&pace, 60), "21 00:00:30");
-    }
-
-    #[test]
-    fn each_hour_has_its_own_and_outside_there_is_none() {
-        let office = vec![rate(8, 18, 1), rate(12, 13, 4)];
-        let pace = Pace::new(office.clone(), Virtual::at("07:59:00"));
-        assert_eq!(send(&pace, 100_000), "20 07:59:00", "no limit before eight");
-        // The lower of two counts: the pause at noon does not lift the limit.
-        let pace = Pace::new(office, Virtual::at("12:59:00"));
-        assert_eq!(send(&pace, 120), "20 13:01:00");
-        let pace = Pace::new(vec![rate(8, 18, 1)], Virtual::at("17:59:30"));
-        assert_eq!(send(&pace, 500), "20 18:00:00", "half a minute with the limit, the rest at once");
-        let night = Pace::new(vec![rate(22, 6, 1)], Virtual::at("05:59:00"));
-        assert_eq!(send(&night, 90), "20 06:00:00");
-    }
-
-    #[test]
-    fn all_transfers_stand_in_one_line_and_nobody_pays_for_an_idle_hour() {
-        let clock = Virtual::at("10:00:00");
-        let pace = Pace::new(vec![rate(0, 0, 1)], clock.clone());
-        assert_eq!(pace.enter(3 * MIB), Duration::ZERO);
-        assert_eq!(pace.enter(MIB), Duration::from_secs(3));
-        assert_eq!(pace.enter(MIB), Duration::from_secs(4));
-        clock.wait(Duration::from_secs(3600));
-        assert_eq!(pace.enter(MIB), Duration::ZERO);
-        assert_eq!(pace.enter(MIB), Duration::from_secs(1), "an hour without work is no credit");
-        assert_eq!(Pace::new(Vec::new(), clock).enter(usize::MAX), Duration::ZERO);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::thread::sleep;
 
 use crate::backend::{Backend, BackendError, FileKind, FileName, Listed, Stamp};
 use crate::local::Local;
-use crate::pace::{Pace, WallClock};
+use crate::pace::Pace;
 
 /// What enters the line at once.
 const SLICE: usize = 256 << 10;
@@ -16,18 +16,18 @@ const SLICE: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Paced {
     folder: Local,
-    pace: Pace<WallClock>,
+    pace: Pace,
 }
 
 impl Paced {
-    pub(crate) fn new(folder: Local, pace: Pace<WallClock>) -> Self {
+    pub(crate) fn new(folder: Local, pace: Pace) -> Self {
         Self { folder, pace }
     }
 
     /// In slices, so that a small file need not wait for a whole pack.
     fn wait(&self, bytes: usize) {
         for begin in (0..bytes).step_by(SLICE) {
-            sleep(self.pace.enter(SLICE.min(bytes - begin)));
+            sleep(self.pace.enter(SLICE.min(bytes - begin)).begins);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError};
 use crate::local::Local;
-use crate::pace::{Pace, Rate, WallClock};
+use crate::pace::{Pace, Rate};
 use crate::paced::Paced;
 use crate::s3::{S3, S3Options};
 
@@ -20,6 +20,6 @@ pub fn backend_at(location: &str, rates: &[Rate]) -> Result<Arc<dyn Backend>, Ba
     Ok(match location.strip_prefix("s3:") {
         Some(url) => Arc::new(S3::at(url, &S3Options { rates: rates.to_vec(), ..S3Options::default() })?),
         None if rates.is_empty() => Arc::new(folder),
-        None => Arc::new(Paced::new(folder, Pace::new(rates.to_vec(), WallClock))),
+        None => Arc::new(Paced::new(folder, Pace::of(rates))),
     })
 }

@@ -30,7 +30,7 @@ fn job() -> Value {
         "reason": "text?", "created": "time", "started": "time?", "ended": "time?", "repository": "text?",
         "point": "text?", "steps": [{ "intent": "text", "effect": "text", "outcome": "any" }], "progress": "any",
         "revision": "number", "advice": "text?", "tries": [{ "ended": "time", "reason": "text" }],
-        "retries": "text?", "request": "text?", "priority": "number",
+        "retries": "text?", "request": "text?", "after": ["text"], "priority": "number",
     })
 }
 

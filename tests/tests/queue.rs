@@ -120,6 +120,49 @@ fn a_waiting_job_that_is_paused_does_not_start_and_a_paused_one_can_be_cancelled
 }
 
 #[test]
+fn a_backup_after_another_one_waits_for_its_end_however_that_comes() {
+    if !require_qemu() {
+        return;
+    }
+    let mut site = Installation::new();
+    let mut qsd = site.vm("vm", 1, 256 * MIB);
+    let _other = site.vm("other", 1, 4 * MIB);
+    fill(&qsd.file("disk0"), 256 << 20);
+    let first = held_in_the_middle(&site, &mut qsd);
+    let after = |jobs: &[&str]| {
+        let words = jobs.iter().flat_map(|job| ["--after", job]);
+        ["backup", "other"].into_iter().chain(words).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let queue = |site: &Installation, jobs: &[&str]| {
+        let words = after(jobs);
+        let queued = site.backstay.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        queued["jobs"][0]["id"].as_str().expect("a job").to_owned()
+    };
+    let second = queue(&site, &[&first, &first]);
+    let third = queue(&site, &[&second]);
+    let waits = job(&site, &second);
+    assert_eq!((&waits["state"], &waits["after"]), (&Value::from("queued"), &serde_json::json!([first])));
+    says(waits["reason"].as_str().unwrap_or_default(), &["waits for the end of", &first]);
+    says(&site.backstay.refused(3, &["backup", "other", "--after", "j999"]), &["no job `j999`"]);
+    says(&site.backstay.refused(3, &["backup", "other", "--after", "yesterday"]), &["no job `yesterday`"]);
+    // One that rests is not over, and a restart forgets none of it.
+    site.backstay.ok(&["job", "pause", &first]);
+    until_state(&site, &first, "paused");
+    qsd.process().signal(Signal::CONT);
+    site.backstay.kill();
+    site.backstay.restart();
+    says(job(&site, &second)["reason"].as_str().unwrap_or_default(), &["waits for the end of", &first]);
+    site.backstay.ok(&["job", "cancel", &first]);
+    until_state(&site, &third, "done");
+    let ended = |id: &str| job(&site, id)["ended"].as_str().expect("it is over").to_owned();
+    let started = |id: &str| job(&site, id)["started"].as_str().expect("it began").to_owned();
+    assert_eq!(job(&site, &first)["state"], "cancelled");
+    assert!(started(&second) >= ended(&first) && started(&third) >= ended(&second));
+    // What is over is not waited for.
+    until_state(&site, &queue(&site, &[&first]), "done");
+}
+
+#[test]
 fn a_failed_run_is_tried_again_until_its_repository_is_back() {
     if !require_qemu() {
         return;

@@ -45,6 +45,7 @@ impl Host {
         Task {
             folders: Arc::new(folders),
             repositories: Arc::default(),
+            lines: Arc::default(),
             guards: Arc::default(),
             cancelled: CancellationToken::new(),
             progress: watch::Sender::new(Progress::default()),

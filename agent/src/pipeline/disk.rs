@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
-use repository::{Digest, ReadError, WriteError};
+use repository::{Digest, Pace, ReadError, WriteError};
+use tokio::time::{Instant, sleep_until};
 
 use super::RANGE_BYTES;
 use super::crew::{Abandoned, Crew, cores, each};
@@ -73,6 +74,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) crew: &'a Crew,
     /// Where chunks go.
     pub(crate) sink: &'a Arc<Sink>,
+    /// How fast that may grow.
+    pub(crate) pace: &'a Pace,
     /// Told of every byte of a disk that is dealt with, read or not.
     pub(crate) advance: &'a (dyn Fn(u64) + Sync),
 }
@@ -97,6 +100,8 @@ struct InHand {
 /// What one of the things that are under way came to.
 enum Event {
     Hashed(Part, Range, Hashed),
+    /// Stored bytes waited for their turn, which comes then.
+    Waited(Instant),
     Completed,
 }
 
@@ -244,7 +249,11 @@ impl<'a, L: Ledger> Copy<'a, L> {
 
     /// Enters what came of something that was under way.
     fn enter(&mut self, event: Event) {
-        let Event::Hashed(part, range, hashed) = event else { return };
+        let (part, range, hashed) = match event {
+            Event::Hashed(part, range, hashed) => (part, range, hashed),
+            Event::Waited(until) => return self.wait(until),
+            Event::Completed => return,
+        };
         if let Some(in_hand) = self.parts.get_mut(&part.number) {
             in_hand.ranges_left -= 1;
             if let Some(digests) = &mut in_hand.digests {
@@ -256,6 +265,20 @@ impl<'a, L: Ledger> Copy<'a, L> {
         (self.pipeline.advance)(range.extent.length);
         self.spare.push(hashed.buffer);
         self.complete(part);
+        let turn = self.pipeline.pace.enter(usize::try_from(hashed.stored_bytes).unwrap_or(usize::MAX));
+        self.wait(Instant::now() + turn.ends);
+    }
+
+    /// Holds a range's place until what it stored is through, so that no more is read meanwhile than there are places. Not
+    /// all the time at once: to wait for one's turn is not to wait for the storage, which may hang.
+    fn wait(&mut self, until: Instant) {
+        let now = Instant::now();
+        if now < until {
+            self.running.push(Box::pin(async move {
+                sleep_until(until.min(now + STALL_LIMIT / 2)).await;
+                Ok(Event::Waited(until))
+            }));
+        }
     }
 
     /// Hands a part to the ledger, if nothing of it is missing any more.

@@ -3,7 +3,8 @@
 //! `extents -> read -> chunk + digest -> known? -> compress -> seal -> pack`. A disk is surveyed in stretches of 1 GiB
 //! ([`layout`]), each is planned ([`plan`]) into ranges of a few chunks, and a crew of threads, one for each core, takes them
 //! up: each reads several at a time ([`view`]), hashes what it read and hands what is new to the session, which compresses
-//! and seals it on the same thread ([`crew`], [`hash`]). What binds the stages is [`disk`].
+//! and seals it on the same thread ([`crew`], [`hash`]). A range keeps its place until what it stored may go, under the limits
+//! of bandwidth. What binds the stages is [`disk`].
 //!
 //! Memory, whatever the disk's size: [`disk::ranges`] of [`RANGE_BYTES`] between the socket and the session, 10 MiB with
 //! two cores; the session's own packs (see `repository`); and 32 bytes for each chunk of the part in hand: 8 MiB for a

@@ -131,6 +131,7 @@ impl Open {
 /// The storage of a repository.
 fn backend(address: &RepositoryAddress) -> Result<Arc<dyn Backend>, BackendError> {
     let rate = |rate: &journal::effect::Rate| Rate {
+        days: Rate::EVERY_DAY,
         from: rate.from_minute.into(),
         to: rate.to_minute.into(),
         bytes_per_second: rate.bytes_per_second,

@@ -9,7 +9,7 @@ use journal::IntentId;
 use journal::effect::{DiskMode, Store, StoreDisk, Way};
 use journal::names::{self, Role};
 use journal::wire::Progress;
-use repository::Session;
+use repository::{Pace, Session};
 
 use super::audit::{Audit, Subject, audit};
 use super::error::StoreError;
@@ -38,10 +38,11 @@ pub(super) async fn copy(
     effect: &Store,
     task: &Task,
     session: &Arc<Session>,
+    pace: &Pace,
 ) -> Result<Vec<Copied>, StoreError> {
     let crew = Crew::hire().map_err(|error| StoreError::Host(format!("no threads: {error}")))?;
     let sink = Arc::new(Sink::new(Arc::clone(session)));
-    let work = copy_disks(intent, effect, task, &crew, &sink);
+    let work = copy_disks(intent, effect, task, &crew, (&sink, pace));
     let copied = task.cancelled.run_until_cancelled(work).await.unwrap_or(Err(StoreError::Cancelled));
     drop(sink);
     let ended = blocking(DISMISS_LIMIT, "ending the work on chunks", move || {
@@ -59,7 +60,7 @@ async fn copy_disks(
     effect: &Store,
     task: &Task,
     crew: &Crew,
-    sink: &Arc<Sink>,
+    (sink, pace): (&Arc<Sink>, &Pace),
 ) -> Result<Vec<Copied>, StoreError> {
     let views = connect(effect, task, sink).await?;
     let disk_bytes: u64 = effect.disks.iter().map(|disk| disk.size_bytes).sum();
@@ -71,7 +72,7 @@ async fn copy_disks(
         let done_bytes = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         task.progress.send_replace(Progress { done_bytes, total_bytes });
     };
-    let pipeline = Pipeline { crew, sink, advance: &advance };
+    let pipeline = Pipeline { crew, sink, pace, advance: &advance };
     let mut copied = Vec::with_capacity(views.len());
     for (disk, view) in effect.disks.iter().zip(views) {
         copied.push(copy_disk(intent, effect, disk, view, &pipeline).await?);

@@ -5,12 +5,14 @@
 //! packs that the next prune removes. Knows nothing of how the view was made, nor of who decides what is read.
 
 mod audit;
+mod bandwidth;
 mod copy;
 mod error;
 mod ledger;
 mod parent;
 mod proof;
 
+pub(crate) use bandwidth::Lines;
 pub(crate) use ledger::{PART_FILE, parts_folder, whole_file};
 
 use std::sync::Arc;
@@ -42,6 +44,10 @@ const DISMISS_LIMIT: Duration = Duration::from_secs(10);
 /// Performs [`journal::Effect::Store`].
 pub async fn store(intent: IntentId, effect: &Store, task: &Task) -> Answer {
     let at = &effect.repository;
+    let pace = match bandwidth::pace(effect, &task.lines) {
+        Ok(pace) => pace,
+        Err(failure) => return Err(failure).into(),
+    };
     let begun = async {
         let repository = task.repositories.open(at).await?;
         match probe(&repository, intent, effect).await? {
@@ -58,7 +64,7 @@ pub async fn store(intent: IntentId, effect: &Store, task: &Task) -> Answer {
         Ok(Begun::Already(stored)) => return done(stored),
         Err(failure) => return Err(failure).into(),
     };
-    let disks = match copy(intent, effect, task, &session).await {
+    let disks = match copy(intent, effect, task, &session, &pace).await {
         Ok(disks) => disks,
         Err(error) => {
             if matches!(error, StoreError::Cancelled) {

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use agent::{Agent, Folders};
 use journal::effect::{
-    Consistency, DiskMode, ImageFormat, OpenRepository, RepositoryAddress, Restore, RestoreTarget, Store,
-    StoreDisk, VmAddress, Way,
+    Bandwidth, Consistency, DiskMode, ImageFormat, OpenRepository, RepositoryAddress, Restore, RestoreTarget,
+    Store, StoreDisk, VmAddress, Way,
 };
 use journal::names::{self, Role};
 use journal::outcome::Stored;
@@ -65,6 +65,7 @@ pub struct World {
     intents: u64,
     /// What [`World::store`] asks for.
     pub audit_chunks: u32,
+    pub bandwidth: Option<Bandwidth>,
 }
 
 impl World {
@@ -82,7 +83,7 @@ impl World {
             append_only: false,
             rates: Vec::new(),
         };
-        Self { folder, repository, to_agent, from_agent, intents: 100, audit_chunks: 0 }
+        Self { folder, repository, to_agent, from_agent, intents: 100, audit_chunks: 0, bandwidth: None }
     }
 
     /// An agent with a new repository of chunks of this size.
@@ -189,6 +190,7 @@ impl World {
             disks,
             left_out: Vec::new(),
             audit_chunks: self.audit_chunks,
+            bandwidth: self.bandwidth.clone(),
         }))
     }
 

@@ -1,6 +1,7 @@
 //! `backstay repo limit`: how fast bytes may go to and from a repository.
 
 use orchestrator::api::view::{RateView, Submitted};
+use policies::bandwidth::Limit;
 use serde_json::json;
 
 use crate::exit::{Ending, Status};
@@ -34,33 +35,16 @@ fn show(limit: &RateView) -> String {
     format!("{rate} a second from {} to {}", clock(limit.from_minute), clock(limit.to_minute))
 }
 
-/// `10M`, or `08:00-18:00=10M`.
+/// `10M`, or `08:00-18:00=10M`: as a policy's `bandwidth`, but for the weekdays.
 pub fn parse(text: &str) -> Result<RateView, String> {
-    let (hours, rate) = match text.split_once('=') {
-        Some((hours, rate)) => (Some(hours), rate),
-        None => (None, text),
-    };
-    let bytes_per_second = size::parse(rate).map_err(|error| error.to_string())?;
-    let (from_minute, to_minute) = match hours {
-        None => (0, 0),
-        Some(hours) => {
-            let shape = || format!("`{hours}`: write FROM-TO, such as 08:00-18:00");
-            let (from, to) = hours.split_once('-').ok_or_else(shape)?;
-            (minute(from).ok_or_else(shape)?, minute(to).ok_or_else(shape)?)
-        }
-    };
-    Ok(RateView { from_minute, to_minute, bytes_per_second })
-}
-
-/// The minute of the day of `08:00`; `24:00` is midnight.
-fn minute(time: &str) -> Option<u16> {
-    let (hour, minute) = time.split_once(':')?;
-    let (hour, minute) = (hour.parse::<u16>().ok()?, minute.parse::<u16>().ok()?);
-    match (hour, minute) {
-        (0..24, 0..60) => Some(hour * 60 + minute),
-        (24, 0) => Some(0),
-        _ => None,
+    let limit = Limit::parse(text).map_err(|error| error.to_string())?;
+    let Limit { days, from_minute, to_minute, bytes_per_second, .. } = limit;
+    if days != Limit::EVERY_DAY {
+        return Err(format!(
+            "`{text}`: a repository's limit holds on every day; a policy's `bandwidth` may name days"
+        ));
     }
+    Ok(RateView { from_minute, to_minute, bytes_per_second })
 }
 
 #[cfg(test)]
@@ -77,7 +61,15 @@ mod tests {
         assert_eq!(read("10M"), (0, 0, 10 << 20));
         assert_eq!(read("08:00-18:30=512K"), (480, 1110, 512 << 10));
         assert_eq!(read("22:00-24:00=1M"), (1320, 0, 1 << 20));
-        for wrong in ["", "8-18=1M", "25:00-26:00=1M", "08:60-09:00=1M", "08:00=1M", "08:00-09:00="] {
+        for wrong in [
+            "",
+            "8-18=1M",
+            "25:00-26:00=1M",
+            "08:60-09:00=1M",
+            "08:00=1M",
+            "08:00-09:00=",
+            "mon 08:00-09:00=1M",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert_eq!(show(&parse("08:00-18:30=512K").unwrap()), "512 KiB a second from 08:00 to 18:30");

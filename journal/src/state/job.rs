@@ -50,6 +50,8 @@ pub struct Job {
     pub pause_asked: bool,
     /// How it waits.
     pub terms: Terms,
+    /// Those of the jobs that it comes after which are not over yet.
+    pub waits_for: Vec<JobId>,
     /// The repository that it works in: its own, or that of its restore point.
     pub repository: Option<RepositoryName>,
     /// The next try does not start before this.
@@ -228,7 +230,7 @@ impl Job {
     }
 
     pub(super) fn start(&mut self, now: Time) -> Result<(), Illegal> {
-        self.expect(self.state == JobState::Queued)?;
+        self.expect(self.state == JobState::Queued && self.waits_for.is_empty())?;
         self.state = JobState::Running;
         self.reason = None;
         self.started = Some(now);
@@ -245,6 +247,14 @@ impl Job {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         !self.state.is_over() && self.started.is_some()
+    }
+
+    /// Another job is over. Whoever waited for it waits from now on for a turn.
+    pub(super) fn outlive(&mut self, now: Time, other: JobId) {
+        self.waits_for.retain(|job| *job != other);
+        if self.waits_for.is_empty() {
+            self.not_before = self.not_before.max(now);
+        }
     }
 
     pub(super) fn ask_cancel(&mut self, it: &CancelAsked) -> Result<(), Illegal> {
@@ -341,7 +351,13 @@ impl State {
         if it.job < self.next.job {
             return Err(Illegal::Reused(it.job.to_string()));
         }
+        // They are older, so that no two ever wait for one another.
+        if let Some(later) = it.terms.after.iter().find(|job| **job >= it.job) {
+            return Err(unknown(later));
+        }
         self.next.job = it.job.next();
+        let under_way = |job: &&JobId| self.jobs.get(job).is_some_and(|job| !job.state.is_over());
+        let waits_for = it.terms.after.iter().filter(under_way).copied().collect();
         let point = match &it.work {
             Work::Restore(work) => Some(work.point),
             Work::Forget { point } => Some(*point),
@@ -361,6 +377,7 @@ impl State {
             cancel_asked: false,
             pause_asked: false,
             terms: it.terms.clone(),
+            waits_for,
             repository,
             not_before: it.due.as_ref().map_or(at.time, |due| due.not_before),
             class: None,

@@ -553,6 +553,12 @@ impl State {
 
     fn end_job(&mut self, at: Stamp, it: &JobEnded) -> Result<(), Illegal> {
         self.change_job(it.job, |job| job.end(at.time, it))?;
+        for follower in self.index.queue.followers(it.job) {
+            self.change_job(follower, |job| {
+                job.outlive(at.time, it.job);
+                Ok(())
+            })?;
+        }
         self.finished.push_back(it.job);
         if self.finished.len() > FINISHED_JOBS_KEPT
             && let Some(oldest) = self.finished.pop_front()

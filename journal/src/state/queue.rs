@@ -5,6 +5,7 @@
 //!   lane (repository, class, policy, schedule, priority) ──▶ its places in order: of each free VM the first, and all without a VM
 //!   VM ──▶ what holds it: the job that has begun ──▶ while it does, none of its places is in a lane
 //!                         but those that only look, once the job only offers a view to others
+//!   job ──▶ its followers: those that come after it ──▶ until it is over, none of them has a place
 //! ```
 //!
 //! A function of the jobs alone: what [`Queue::put_in`] adds follows from the job as it is, and [`Queue::take_out`] takes
@@ -64,7 +65,7 @@ impl Place {
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// How many wait in each lane, those behind a busy VM included. The lanes are shared from here.
+    /// How many wait in each lane, those behind a busy VM or another job included. The lanes are shared from here.
     lanes: BTreeMap<Arc<Lane>, usize>,
     /// Those that may be next in their lane.
     fronts: BTreeMap<Arc<Lane>, BTreeSet<Place>>,
@@ -80,6 +81,8 @@ pub struct Queue {
     of_policies: BTreeMap<PolicyName, BTreeSet<Place>>,
     /// Those that wait and are to be cancelled: they are in no lane.
     cancelled: BTreeSet<JobId>,
+    /// Jobs that are not over, each with a job that waits for its end.
+    followers: BTreeSet<(JobId, JobId)>,
     deadlines: BTreeSet<(Time, JobId)>,
     /// Restores that are not over, by what they read.
     readers: BTreeSet<(PointId, JobId)>,
@@ -100,6 +103,7 @@ impl Queue {
         if let Work::Restore(work) = &job.work {
             self.readers.insert((work.point, job.id));
         }
+        self.followers.extend(job.waits_for.iter().map(|first| (*first, job.id)));
         if job.state == JobState::Running {
             self.running.insert(job.id);
         }
@@ -120,6 +124,7 @@ impl Queue {
         let (lane, place) = (self.lane(job), place(job));
         *self.lanes.entry(Arc::clone(&lane)).or_default() += 1;
         match vm {
+            _ if !job.waits_for.is_empty() => false,
             Some(vm) => self.around(vm, |queue| queue.lines.insert((vm, lane, place))),
             None => self.fronts.entry(lane).or_default().insert(place),
         };
@@ -142,6 +147,9 @@ impl Queue {
         if let Work::Restore(work) = &job.work {
             self.readers.remove(&(work.point, job.id));
         }
+        for first in &job.waits_for {
+            self.followers.remove(&(*first, job.id));
+        }
         self.running.remove(&job.id);
         if let Some(vm) = vm
             && self.holders.contains(&(vm, job.id))
@@ -159,6 +167,7 @@ impl Queue {
         }
         let (lane, place) = (self.lane(job), place(job));
         match vm {
+            _ if !job.waits_for.is_empty() => false,
             Some(vm) => self.around(vm, |queue| queue.lines.remove(&(vm, Arc::clone(&lane), place))),
             None => self.leave_front(&lane, place),
         };
@@ -267,6 +276,13 @@ impl Queue {
     /// Those that wait and are to be cancelled.
     pub fn cancelled(&self) -> impl Iterator<Item = JobId> {
         self.cancelled.iter().copied()
+    }
+
+    /// The jobs that wait for the end of a job.
+    #[must_use]
+    pub fn followers(&self, job: JobId) -> Vec<JobId> {
+        let followers = self.followers.range((job, JobId(0))..=(job, JobId(u64::MAX)));
+        followers.map(|(_, follower)| *follower).collect()
     }
 
     /// The waiting job whose deadline is the next.

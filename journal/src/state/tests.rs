@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::record::{
-    CancelAsked, End, EpochBegan, Installed, JobEnded, JobQueued, JobStarted, Terms, VmAdded, Work,
+    CancelAsked, End, EpochBegan, Installed, JobEnded, JobQueued, JobStarted, PauseAsked, Terms, VmAdded,
+    Work,
 };
 
 fn stamp(epoch: u64) -> Stamp {
@@ -82,6 +83,58 @@ fn a_job_goes_from_state_to_state_and_never_back() {
     state.apply(stamp(1), &ended).unwrap();
     assert_eq!(state.jobs[&JobId(1)].state, JobState::Cancelled);
     assert!(state.apply(stamp(1), &ended).is_err());
+}
+
+fn after(number: u64, after: &[u64]) -> Record {
+    let terms = Terms { after: after.iter().copied().map(JobId).collect(), ..Terms::default() };
+    let work = Work::Reconcile { vm: VmId(uuid::Uuid::from_u128(7)) };
+    JobQueued { job: JobId(number), work, due: None, terms }.into()
+}
+
+fn at(time: i64) -> Stamp {
+    Stamp { epoch: Epoch(1), time: Time(time) }
+}
+
+#[test]
+fn what_comes_after_a_job_has_its_place_once_that_is_over_however_it_ends() {
+    let mut state = started();
+    let places = |state: &State| -> Vec<(JobId, Time)> {
+        let fronts = state.queue().fronts().flat_map(|(_, places)| places.iter());
+        fronts.map(|place| (place.job, place.not_before)).collect()
+    };
+    let ended = |job, end| JobEnded { job: JobId(job), end, reason: None, class: None };
+    state.apply(at(1), &job(1)).unwrap();
+    state.apply(at(1), &job(2)).unwrap();
+    state.apply(at(1), &ended(1, End::Failed).into()).unwrap();
+    // One that is over is not waited for, and of the others each is.
+    state.apply(at(2), &after(3, &[1, 2])).unwrap();
+    state.apply(at(2), &after(4, &[2, 3, 3])).unwrap();
+    assert_eq!(
+        (&state.jobs[&JobId(3)].waits_for[..], places(&state)),
+        (&[JobId(2)][..], vec![(JobId(2), Time(1))])
+    );
+    assert!(state.apply(at(3), &JobStarted { job: JobId(3) }.into()).is_err(), "it is not its turn");
+    state.apply(at(3), &JobStarted { job: JobId(2) }.into()).unwrap();
+    assert_eq!(places(&state), []);
+    state.apply(at(5), &ended(2, End::Failed).into()).unwrap();
+    assert_eq!(places(&state), [(JobId(3), Time(5))], "it waits for its turn from then on");
+    // One at rest has heard of the end when it goes on.
+    state.apply(at(6), &PauseAsked { job: JobId(4), paused: true }.into()).unwrap();
+    state.apply(at(7), &ended(3, End::Cancelled).into()).unwrap();
+    assert_eq!(places(&state), []);
+    state.apply(at(8), &PauseAsked { job: JobId(4), paused: false }.into()).unwrap();
+    assert_eq!(places(&state), [(JobId(4), Time(7))]);
+    assert_eq!(state.queue().waiting().map(|(_, waiting)| waiting).sum::<usize>(), 1);
+}
+
+#[test]
+fn nothing_waits_for_itself_or_for_what_comes_later() {
+    let mut state = started();
+    let before = state.clone();
+    for later in [1, 2] {
+        assert!(state.apply(stamp(1), &after(1, &[later])).is_err());
+        assert_eq!(state, before);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use journal::record::{BackupWork, ConsistencyAsked, Mode, Work};
 use journal::{CheckpointId, RepositoryName, State};
 
 use super::view::{StartBackup, Submitted};
-use super::{Answer, Api, repositories, vm_named, word};
+use super::{Answer, Api, jobs, repositories, vm_named, word};
 use crate::drive::Refusal;
 
 pub(super) async fn start(Extract(api): Extract<Api>, Json(start): Json<StartBackup>) -> Answer<Submitted> {
@@ -18,7 +18,8 @@ pub(super) async fn start(Extract(api): Extract<Api>, Json(start): Json<StartBac
         .as_deref()
         .map(|text| text.parse().map_err(|error| Refusal::usage(format!("{error}"))))
         .transpose()?;
-    api.submit(move |state| {
+    let after = jobs::named(&api.shared, &start.after).await?;
+    api.submit_after(after, move |state| {
         if start.vms.is_empty() {
             return Err(Refusal::usage("no VM was named"));
         }

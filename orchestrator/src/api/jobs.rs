@@ -91,16 +91,34 @@ pub(super) async fn show(
 }
 
 pub(super) async fn find(shared: &Shared, id: &str) -> Result<JobView, Refusal> {
-    let missing = || Refusal::not_found(format!("no job `{id}`; `job list` shows them"));
-    let parsed: JobId = id.parse().map_err(|_| missing())?;
+    let parsed: JobId = id.parse().map_err(|_| missing(id))?;
     let state = shared.state.read().await;
-    known(shared, &state, parsed).map(|job| view(&Sight::new(shared, &state), &job)).ok_or_else(missing)
+    known(shared, &state, parsed)
+        .map(|job| view(&Sight::new(shared, &state), &job))
+        .ok_or_else(|| missing(id))
 }
 
 /// A job, live or finished.
 pub(super) fn known<'a>(shared: &Shared, state: &'a State, id: JobId) -> Option<Cow<'a, Job>> {
     let live = state.jobs.get(&id).map(Cow::Borrowed);
     live.or_else(|| shared.history.job(id).map(Cow::Owned))
+}
+
+/// The jobs of these names, live or finished, each once.
+pub(super) async fn named(shared: &Shared, names: &[String]) -> Result<Vec<JobId>, Refusal> {
+    let state = shared.state.read().await;
+    let mut jobs = Vec::with_capacity(names.len());
+    for name in names {
+        let id = name.parse().ok().filter(|id| known(shared, &state, *id).is_some());
+        jobs.push(id.ok_or_else(|| missing(name))?);
+    }
+    jobs.sort_unstable();
+    jobs.dedup();
+    Ok(jobs)
+}
+
+fn missing(id: &str) -> Refusal {
+    Refusal::not_found(format!("no job `{id}`; `job list` shows them"))
 }
 
 fn not_over<'a>(state: &'a State, named: &str) -> Result<&'a Job, Refusal> {
@@ -186,6 +204,7 @@ fn view(sight: &Sight<'_>, job: &Job) -> JobView {
         tries: job.tries.iter().map(try_view).collect(),
         retries: job.terms.retries.map(|job| job.to_string()),
         request: job.terms.request.map(|job| job.to_string()),
+        after: job.terms.after.iter().map(ToString::to_string).collect(),
         priority: job.terms.priority,
         created: job.created.to_string(),
         started: job.started.map(|at| at.to_string()),
@@ -235,6 +254,10 @@ impl<'a> Sight<'a> {
         }
         if let Some(trouble) = shared.trouble().filter(|_| !job.work.frees_room()) {
             return Some(format!("{}; {}", trouble.what, trouble.advice));
+        }
+        if !job.waits_for.is_empty() {
+            let first: Vec<String> = job.waits_for.iter().map(ToString::to_string).collect();
+            return Some(format!("it waits for the end of {}", first.join(", ")));
         }
         if job.not_before > drive::now() {
             let last =

@@ -181,7 +181,7 @@ fn queue(page: &mut Page, shared: &Shared, state: &State, now: Time) {
     for (policy, waiting) in depth {
         page.sample(name, &[("policy", policy)], number(waiting));
     }
-    let queued = state.jobs.values().filter(|job| job.state == JobState::Queued);
+    let queued = state.jobs.values().filter(|job| job.state == JobState::Queued && job.waits_for.is_empty());
     let sight = Sight::new(shared, state);
     let longest = queued.fold(None, |longest: Option<Time>, job| {
         let longer = longest.is_none_or(|since| job.not_before < since);
@@ -190,7 +190,7 @@ fn queue(page: &mut Page, shared: &Shared, state: &State, now: Time) {
     let longest = longest.map_or(0.0, |since| seconds(now.0 - since.0).max(0.0));
     page.gauge(
         "backstay_queue_longest_wait_seconds",
-        "How long the job that waits longest could have run; one that waits for its window does not count.",
+        "How long the job that waits longest could have run; one that waits for its window or for another job does not count.",
         longest,
     );
     page.gauge(

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use ::journal::observation::{LookAt, RepositorySeen, VmSeen};
 use ::journal::record::{JobQueued, Terms, Work};
-use ::journal::{Record, State, Time, VmId};
+use ::journal::{JobId, Record, State, Time, VmId};
 use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -175,6 +175,15 @@ impl Api {
         &self,
         work: impl FnOnce(&State) -> Result<Vec<Work>, Refusal> + Send + 'static,
     ) -> Answer<Submitted> {
+        self.submit_after(Vec::new(), work).await
+    }
+
+    /// Queues work that starts once these jobs are over.
+    async fn submit_after(
+        &self,
+        after: Vec<JobId>,
+        work: impl FnOnce(&State) -> Result<Vec<Work>, Refusal> + Send + 'static,
+    ) -> Answer<Submitted> {
         let jobs = self
             .propose(move |state, _| {
                 let mut job = state.next.job;
@@ -183,7 +192,8 @@ impl Api {
                 let all = work(state)?;
                 let request = (all.len() > 1).then_some(job);
                 for work in all {
-                    let terms = Terms { priority: BY_HAND, request, ..Terms::default() };
+                    let terms =
+                        Terms { priority: BY_HAND, request, after: after.clone(), ..Terms::default() };
                     records.push(JobQueued { job, work, due: None, terms }.into());
                     jobs.push(job.to_string());
                     job = job.next();

@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, State as Extract};
 use journal::effect::{KeyChange, PruneTerms, Rate, RepositoryAddress};
 use journal::record::Work;
 use journal::{RepositoryName, State};
+use policies::bandwidth::Limit;
 use serde::Deserialize;
 
 use super::view::{AddRepository, ChangeKeys, RateView, RepositoryView, Submitted};
@@ -17,8 +18,6 @@ const CHUNK_BYTES: u32 = 256 << 10;
 const DAY: u16 = 24 * 60;
 /// The longest grace time of a prune, in seconds: a year.
 const GRACE_MAX: u64 = 366 * 24 * 60 * 60;
-/// The lowest limit of bandwidth, in bytes a second.
-const SLOWEST: u64 = 256 << 10;
 
 pub(super) async fn list(Extract(api): Extract<Api>) -> Json<Vec<RepositoryView>> {
     let state = api.shared.state.read().await;
@@ -194,9 +193,10 @@ fn rates(limits: &[RateView]) -> Result<Vec<Rate>, Refusal> {
         if from_minute >= DAY || to_minute > DAY {
             return Err(Refusal::usage(format!("minutes {from_minute} to {to_minute}: a day has {DAY}")));
         }
-        if bytes_per_second < SLOWEST {
+        if bytes_per_second < Limit::LEAST {
+            let least = Limit::LEAST;
             let what = format!(
-                "{bytes_per_second} bytes a second: at least {SLOWEST}, or a backup would seem to hang"
+                "{bytes_per_second} bytes a second: at least {least}, or a backup would seem to hang"
             );
             return Err(Refusal::usage(what));
         }

@@ -40,6 +40,8 @@ pub(super) async fn start(
                     request: (olds.len() > 1).then_some(first),
                     retries: Some(old.id),
                     hooks: old.terms.hooks.clone(),
+                    // It is wanted now, whatever it was to wait for.
+                    after: Vec::new(),
                 };
                 // Due at once: the instant stays the one that the policy's run stands for.
                 let due = old.due.clone();

@@ -213,6 +213,9 @@ pub struct StartBackup {
     pub repositories: Vec<String>,
     /// `crash`, `filesystem` or `required`.
     pub consistency: String,
+    /// The jobs that are over before it starts, however they end.
+    #[serde(default)]
+    pub after: Vec<String>,
 }
 
 /// What was queued.
@@ -465,6 +468,9 @@ pub struct JobView {
     pub retries: Option<String>,
     /// The first job of the request that it is a part of.
     pub request: Option<String>,
+    /// The jobs that are over before it starts.
+    #[serde(default)]
+    pub after: Vec<String>,
     /// Its priority.
     pub priority: i8,
     /// When it was queued.

@@ -4,7 +4,8 @@
 //! goes on after a restart from exactly where the journal says it is.
 
 use journal::effect::{
-    AddCheckpoint, Begin, Consistency, Effect, End as EndView, Freeze, Mark, Store, StoreDisk, Thaw, ViewDisk,
+    AddCheckpoint, Bandwidth, Begin, Consistency, Effect, End as EndView, Freeze, Limit, Mark, Rate, Store,
+    StoreDisk, Thaw, ViewDisk,
 };
 use journal::outcome::Done;
 use journal::record::{BackupPlanned, BackupWork, ConsistencyAsked, End};
@@ -277,6 +278,28 @@ fn with_view(backup: Backup<'_>, id: IntentId, view: &View) -> Decision {
         disks: disks.collect(),
         left_out: plan.left_out.clone(),
         audit_chunks: live.limits.audit_chunks,
+        bandwidth: bandwidth(live, job),
     };
     Decision::effect(state, job.id, Effect::Store(Box::new(store)))
 }
+
+/// The limits of a job's policy as they are now: a policy that is applied anew counts for every transfer that begins later,
+/// the rest of one that was paused included.
+fn bandwidth(live: &Live, job: &Job) -> Option<Bandwidth> {
+    let due = job.due.as_ref()?;
+    let policy = &live.policies.get(&due.policy)?.policy;
+    let limits = policy.bandwidth.iter().map(|limit| Limit {
+        days: limit.days,
+        rate: Rate {
+            from_minute: limit.from_minute,
+            to_minute: limit.to_minute,
+            bytes_per_second: limit.bytes_per_second,
+        },
+    });
+    let limits: Vec<Limit> = limits.collect();
+    let time_zone = || policy.zone(&due.schedule).name().to_owned();
+    (!limits.is_empty()).then(|| Bandwidth { time_zone: time_zone(), limits })
+}
+
+#[cfg(test)]
+mod tests;

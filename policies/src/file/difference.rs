@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::print::{list, quoted};
+use crate::bandwidth::Limit;
 use crate::duration;
 use crate::policy::{Policy, Timing};
 
@@ -100,6 +101,9 @@ fn rows(policy: &Policy) -> Vec<Row> {
     }
     if !policy.after.is_empty() {
         put("after", list(&policy.after));
+    }
+    if !policy.bandwidth.is_empty() {
+        put("bandwidth", list(policy.bandwidth.iter().map(Limit::text)));
     }
     put("retry.attempts", policy.retry.attempts.to_string());
     put("retry.backoff", quoted(&duration::print(policy.retry.backoff)));

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bandwidth::Limit;
 use crate::duration;
 use crate::keep::Rule;
 use crate::policy::{Hooks, Policy, Timing};
@@ -65,6 +66,11 @@ fn policy(policy: &Policy) -> String {
         head.put("deadline", &quoted(&duration::print(deadline)));
     }
     head.put_unless(policy.after.is_empty(), "after", &list(&policy.after));
+    head.put_unless(
+        policy.bandwidth.is_empty(),
+        "bandwidth",
+        &list(policy.bandwidth.iter().map(Limit::text)),
+    );
     let mut tables = vec![head.0, selection(&policy.select), retry(&policy.retry)];
     if !policy.hooks.is_empty() {
         tables.push(hooks(&policy.hooks));

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Keys, Report, Text, kind};
 use super::{FileError, Problem};
+use crate::bandwidth::Limit;
 use crate::blackout::Blackout;
 use crate::duration;
 use crate::keep::{Rule, Style};
@@ -129,6 +130,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
     let after = keys.strings("after", report);
     let retry = keys.table("retry", report).map_or_else(Retry::default, |table| retry(table, report));
     let hooks = keys.table("hooks", report).map_or_else(Hooks::default, |table| hooks(table, report));
+    let bandwidth = bandwidth(&mut keys, report);
     keys.finish(report);
     let name = name?;
     if let Some(itself) = after.iter().find(|it| it.text == name.text) {
@@ -150,6 +152,7 @@ fn policy(mut keys: Keys<'_>, report: &mut Report<'_>) -> Option<(Policy, std::o
         after: after.into_iter().map(|it| it.text.to_owned()).collect(),
         retry,
         hooks,
+        bandwidth,
     };
     Some((policy, name.span))
 }
@@ -319,6 +322,12 @@ fn blackout(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Blackout {
         texts.iter().filter(|it| report.check(&it.span, Blackout::parse([it.text])).is_none()).count();
     let all = Blackout::parse(texts.iter().map(|it| it.text));
     all.ok().filter(|_| wrong == 0).unwrap_or_default()
+}
+
+/// Limits of bandwidth: one as a string, or several as a list.
+fn bandwidth(keys: &mut Keys<'_>, report: &mut Report<'_>) -> Vec<Limit> {
+    let (_, texts) = keys.one_or_several("bandwidth", report).unwrap_or_default();
+    texts.iter().filter_map(|it| report.check(&it.span, Limit::parse(it.text))).collect()
 }
 
 /// Whether a schedule never comes at an instant that will do. Looks at some years that hold every kind of day; the rest

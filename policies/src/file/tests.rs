@@ -18,6 +18,7 @@ blackout = ["12-24/01-02", "mon  08:00-12:00"]
 concurrency = 4
 deadline = "6h"
 after = ["other"]
+bandwidth = ["20M", "mon-fri  08:00-18:00 = 5MiB/s"]
 retry = { attempts = 5, backoff = "2m" }
 hooks = { before = "quiesce", after = "resume.sh", limit = "90s" }
 select = { names = ["web-*"], labels = { env = "prod", "a b" = "*" }, hosts = ["h?"], exclude = ["web-test"] }
@@ -64,6 +65,11 @@ fn a_full_file_is_read() {
         limit: TimeDelta::seconds(90),
     };
     assert_eq!((&nightly.hooks, &other.hooks), (&hooks, &Hooks::default()));
+    let limits: Vec<_> = nightly.bandwidth.iter().map(|it| (it.text(), it.bytes_per_second)).collect();
+    assert_eq!(limits, [("20M", 20 << 20), ("mon-fri 08:00-18:00=5MiB/s", 5 << 20)]);
+    assert!(other.bandwidth.is_empty());
+    let zones = [first.key(), second.key(), "gone"].map(|key| nightly.zone(key).name());
+    assert_eq!(zones, ["Europe/Berlin", "UTC", "Europe/Berlin"]);
     assert_eq!(nightly.blackout.spans().collect::<Vec<_>>(), ["12-24/01-02", "mon 08:00-12:00"]);
     assert_eq!(first.key(), "30 2 * * * Europe/Berlin");
     assert_eq!(second.key(), "@weekly");
@@ -173,6 +179,16 @@ fn mistakes_are_named_with_their_place() {
         (with("hooks = { after = \"a\", limit = \"25h\" }", ""), "line 5, column 9: a hook's `limit`"),
         (with("deadline = \"5\"", ""), "line 5, column 12: `5` is not a length of time"),
         (with("after = [\"p\"]", ""), "line 5, column 10: a policy cannot wait for itself"),
+        (
+            with("bandwith = \"20M\"", ""),
+            "line 5, column 1: unknown key `bandwith`; did you mean `bandwidth`?",
+        ),
+        (
+            with("bandwidth = [\"20M\", \"08:00-18:00 5M\"]", ""),
+            "line 5, column 21: `08:00-18:00 5M` is not a limit of bandwidth; write what may go in a second, such as `20M`",
+        ),
+        (with("bandwidth = \"100K\"", ""), "line 5, column 13: `100K` is too low: at least 256K a second"),
+        (with("bandwidth = 20", ""), "line 5, column 13: `bandwidth` is a list of strings, not an integer"),
         (with("select.name = []", ""), "line 5, column 8: unknown key `name`; did you mean `names`?"),
         (with("paused = \"yes\"", ""), "line 5, column 10: `paused` is true or false, not a string"),
         (
@@ -277,13 +293,15 @@ fn the_difference_is_told_field_by_field() {
         .replace("last = 3, ", "")
         .replace("\"full\"", "\"differential\"")
         .replace("env = \"prod\"", "env = \"test\"")
-        .replace("12-24/01-02", "2026-12-24");
+        .replace("12-24/01-02", "2026-12-24")
+        .replace("[\"20M\", ", "[");
     let told = shown(&difference(&old, &read(&text).unwrap()));
     assert_eq!(
         told,
         [
             "nightly blackout: [\"12-24/01-02\", \"mon 08:00-12:00\"] -> [\"2026-12-24\", \"mon 08:00-12:00\"]",
             "nightly after: [\"other\"] -> [\"third\"]",
+            "nightly bandwidth: [\"20M\", \"mon-fri 08:00-18:00=5MiB/s\"] -> [\"mon-fri 08:00-18:00=5MiB/s\"]",
             "nightly select.labels.env: \"prod\" -> \"test\"",
             "nightly schedules[@weekly].mode: \"full\" -> \"differential\"",
             "nightly keep.last: 3 -> (none)",

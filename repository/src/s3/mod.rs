@@ -25,7 +25,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use crate::backend::{Backend, BackendError, FileKind, FileName, Listed, Stamp};
-use crate::pace::{Pace, Rate, WallClock};
+use crate::pace::{Pace, Rate};
 use address::Address;
 use credentials::Profile;
 use wire::Wire;
@@ -117,7 +117,7 @@ impl S3 {
         let address = Address::parse(url).map_err(at("the repository's URL".to_owned()))?;
         let refused = at(address.to_string());
         let (builder, keys) = configure(&address, options.key.as_ref()).map_err(&refused)?;
-        let pace = Arc::new(Pace::new(options.rates.clone(), WallClock));
+        let pace = Arc::new(Pace::of(&options.rates));
         let store = |patience: Patience| {
             let wire = Wire::new(patience.connect, patience.stall, Arc::clone(&pace))?;
             let retry = RetryConfig {

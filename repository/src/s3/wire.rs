@@ -194,7 +194,7 @@ impl Turn {
     /// Ready when so many bytes may go; asked again with the same number until then.
     fn poll(&mut self, bytes: usize, context: &mut Context<'_>) -> Poll<()> {
         if self.entered.is_none() {
-            let wait = self.pace.enter(bytes);
+            let wait = self.pace.enter(bytes).begins;
             if wait.is_zero() {
                 // A timer would take a millisecond even so.
                 return Poll::Ready(());

@@ -78,7 +78,8 @@ impl Teller {
             not_before: Time(self.time + self.dice.random_range(-9..30)),
         });
         let deadline = self.dice.random::<bool>().then_some(Time(self.time + 20));
-        let terms = Terms { priority: self.dice.random_range(-1..2), deadline, ..Terms::default() };
+        let after = (0..self.dice.random_range(0..3)).map(|_| self.job()).collect();
+        let terms = Terms { priority: self.dice.random_range(-1..2), deadline, after, ..Terms::default() };
         JobQueued { job: self.state.next.job, work: self.work(), due, terms }
     }
 
@@ -102,6 +103,7 @@ impl Teller {
             disks: Vec::new(),
             left_out: Vec::new(),
             audit_chunks: 0,
+            bandwidth: None,
         };
         self.settled(
             intent,

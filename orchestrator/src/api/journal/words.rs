@@ -3,7 +3,7 @@
 use journal::effect::Effect;
 use journal::notice::Answer;
 use journal::record::{BackupPlanned, End, ExportPlanned, IntentSettled, Witness};
-use journal::{Outcome, Record};
+use journal::{JobId, Outcome, Record};
 
 /// What a record says, in one line.
 pub(super) fn summary(record: &Record) -> String {
@@ -22,7 +22,10 @@ pub(super) fn summary(record: &Record) -> String {
         Record::PolicyPaused(it) => format!("{} {}", it.name, if it.paused { "paused" } else { "resumed" }),
         Record::ScheduleAdvanced(it) => format!("{} `{}` through {}", it.policy, it.schedule, it.through),
         Record::RunSkipped(it) => format!("{} `{}` at {}: {}", it.policy, it.schedule, it.at, it.reason),
-        Record::JobQueued(it) => format!("{} {}{}", it.job, it.work.kind(), due(it.due.as_ref())),
+        Record::JobQueued(it) => {
+            let (due, after) = (due(it.due.as_ref()), after(&it.terms.after));
+            format!("{} {}{due}{after}", it.job, it.work.kind())
+        }
         Record::JobStarted(it) => it.job.to_string(),
         Record::BackupPlanned(it) => plan(it),
         Record::ExportPlanned(it) => export(it),
@@ -63,6 +66,11 @@ pub(super) fn summary(record: &Record) -> String {
 
 fn due(due: Option<&journal::record::Due>) -> String {
     due.map(|due| format!(" for policy {}, due {}", due.policy, due.at)).unwrap_or_default()
+}
+
+fn after(jobs: &[JobId]) -> String {
+    let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+    if jobs.is_empty() { String::new() } else { format!(" after {}", jobs.join(", ")) }
 }
 
 fn plan(it: &BackupPlanned) -> String {

@@ -228,6 +228,35 @@ fn a_paused_job_does_not_start_and_one_that_began_keeps_its_vm() {
     assert_eq!(next(&mut state, &live), Some(3));
 }
 
+#[test]
+fn what_comes_after_a_job_waits_for_its_end_and_holds_nobody_up() {
+    let mut state = queued(&[backup(1), backup(2)]);
+    let live = Live::default();
+    let terms = || Terms { priority: 9, after: vec![JobId(1)], ..Terms::default() };
+    apply(&mut state, JobQueued { job: JobId(3), work: prune(), due: None, terms: terms() });
+    apply(&mut state, JobQueued { job: JobId(4), work: backup(2), due: None, terms: terms() });
+    // Neither its priority nor that it wants the repository for itself counts before its time.
+    assert_eq!(next(&mut state, &live), Some(1));
+    assert_eq!(next(&mut state, &live), Some(2));
+    assert_eq!(next(&mut state, &live), None);
+    apply(&mut state, JobEnded { job: JobId(1), end: End::Failed, reason: None, class: None });
+    assert_eq!(next(&mut state, &live), None, "its VM and its repository are at work");
+    apply(&mut state, JobEnded { job: JobId(2), end: End::Done, reason: None, class: None });
+    assert_eq!(next(&mut state, &live), Some(3));
+    apply(&mut state, JobEnded { job: JobId(3), end: End::Done, reason: None, class: None });
+    assert_eq!(next(&mut state, &live), Some(4));
+    // One that is cancelled is over at once, whatever it waits for.
+    let after = vec![JobId(4)];
+    let waiting =
+        JobQueued { job: JobId(5), work: backup(1), due: None, terms: Terms { after, ..Terms::default() } };
+    apply(&mut state, waiting);
+    apply(&mut state, CancelAsked { job: JobId(5), why: None });
+    let decision = admit(&state, &live, Time(9)).unwrap();
+    assert!(
+        matches!(&decision.records[..], [Record::JobEnded(it)] if it.job == JobId(5) && it.end == End::Cancelled)
+    );
+}
+
 /// An export whose view is up and offered.
 fn offer(state: &mut State, job: u64, number: u128) {
     let vm = state.vms[&vm(number)].address.clone();
@@ -308,6 +337,7 @@ fn by_scan(state: &State, live: &Live, now: Time) -> Option<JobId> {
         job.state == JobState::Queued
             && job.not_before <= now
             && !job.cancel_asked
+            && job.terms.after.iter().all(|first| state.jobs[first].state.is_over())
             && vm.is_none_or(|vm| !live.checks.contains_key(&vm))
             && !state.jobs.values().any(held)
     };
@@ -362,7 +392,9 @@ fn the_lanes_give_what_a_scan_gives() {
                     let at = dice.random_range(0..4) * STEP;
                     let policy = ["a", "b", "c"][dice.random_range(0..3)];
                     let priority = dice.random_range(-1..2);
-                    let terms = Terms { priority, ..Terms::default() };
+                    let after = (0..dice.random_range(0..8) / 5).map(|_| JobId(dice.random_range(1..20)));
+                    let after = after.filter(|first| *first < state.next.job).collect();
+                    let terms = Terms { priority, after, ..Terms::default() };
                     let work =
                         if dice.random_ratio(1, 8) { prune() } else { backup(dice.random_range(1..4)) };
                     let due = dice.random_ratio(2, 3).then(|| due(policy, at));

@@ -218,6 +218,7 @@ impl Teller {
             disks: Vec::new(),
             left_out: Vec::new(),
             audit_chunks: 0,
+            bandwidth: None,
         };
         Effect::Store(store.into())
     }
