@@ -5,7 +5,7 @@ mod store_support;
 
 use std::time::{Duration, Instant};
 
-use journal::effect::{Check, Forget, Prune};
+use journal::effect::{Bandwidth, Check, Forget, Limit, Prune, Rate};
 use journal::{Done, Effect, FailureClass, Outcome, PointId};
 use store_support::{Disk, MIB, SmallDisk, World, installed};
 
@@ -51,6 +51,35 @@ async fn a_parent_that_is_gone_or_does_not_fit_is_refused_with_the_reason() {
     assert!(failure.what.contains("is no longer in the repository; back it up in full"), "{failure}");
     drop(view);
     assert_eq!(world.snapshots(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_by_a_clock_that_is_unknown_here_are_refused_and_others_hold_for_what_is_stored() {
+    if !installed() {
+        return;
+    }
+    let mut world = World::new(CHUNK).await;
+    let disk = Disk::new(&world, 0, "vda", "qcow2", 4 * MIB);
+    disk.write_noise(1, 0, MIB);
+    let view = world.serve(&[&disk]);
+    let rate = Rate { from_minute: 0, to_minute: 0, bytes_per_second: 512 << 10 };
+    let by =
+        |zone: &str| Bandwidth { time_zone: zone.into(), limits: vec![Limit { days: 0b111_1111, rate }] };
+    world.bandwidth = Some(by("Mars/Olympus_Mons"));
+    let failure = world.failed(world.store(1, vec![disk.full()])).await;
+    assert_eq!(failure.class, FailureClass::Invalid);
+    assert!(failure.what.contains("`Mars/Olympus_Mons` is not a time zone that is known here"), "{failure}");
+    world.bandwidth = Some(by("Asia/Kathmandu"));
+    let begun = Instant::now();
+    let stored = world.stored(1, vec![disk.full()]).await;
+    let bytes: u64 = stored.disks.iter().map(|disk| disk.stored_bytes).sum();
+    assert!(bytes >= MIB, "noise does not compress: {bytes}");
+    let least = Duration::from_secs_f64(bytes as f64 / rate.bytes_per_second as f64);
+    assert!(begun.elapsed() >= least, "{bytes} bytes took {:?}, not {least:?}", begun.elapsed());
+    // What is known already costs nothing: it would take as long again.
+    let again = world.stored(2, vec![disk.full()]).await;
+    assert_eq!(again.disks[0].stored_bytes, 0);
+    drop(view);
 }
 
 #[tokio::test(flavor = "multi_thread")]

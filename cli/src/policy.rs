@@ -70,11 +70,12 @@ pub enum Verb {
     },
 }
 
-/// What would run, and what would not.
+/// What would run, what would not, and how much of it comes to each host at once.
 #[derive(Debug, Serialize, Deserialize)]
 struct Preview {
     runs: Vec<Run>,
     not_run: Vec<NotRun>,
+    load: Vec<Load>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,6 +93,13 @@ struct NotRun {
     schedule: String,
     at: String,
     reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Load {
+    hour: String,
+    host: Option<String>,
+    backups: usize,
 }
 
 /// Runs it.
@@ -168,9 +176,16 @@ async fn preview(
             let NotRun { policy, schedule, at, reason } = run;
             not_run.row([moment::show(at), policy.clone(), schedule.clone(), reason.clone()]);
         }
+        let mut load = Table::new(&["hour", "host", ">backups that start"]);
+        for Load { hour, host, backups } in &preview.load {
+            load.row([moment::show(hour), or_dash(host.as_ref()), backups.to_string()]);
+        }
         let mut text = runs.render("nothing would run");
         if !preview.not_run.is_empty() {
             text.push_str(&format!("\n{}", not_run.render("")));
+        }
+        if !preview.load.is_empty() {
+            text.push_str(&format!("\n{}", load.render("")));
         }
         text
     })

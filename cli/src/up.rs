@@ -60,6 +60,7 @@ pub fn run(arguments: &Arguments, data: &Path, output: Output) -> Ending {
         None => Config::default(),
     };
     let receivers = config.receivers()?;
+    let host = config.host()?;
     let listen = arguments.listen.or(config.listen);
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         return Err(Failure::usage(format!(
@@ -78,7 +79,7 @@ pub fn run(arguments: &Arguments, data: &Path, output: Output) -> Ending {
         .map_err(|error| Failure::failed(format!("the runtime cannot start: {error}")))?;
     let mut limits = config.limits.or_usual();
     limits.good_point_within = config.notify.good_point_within();
-    let settings = Settings { data: data.to_owned(), listen, limits, receivers };
+    let settings = Settings { data: data.to_owned(), host, listen, limits, receivers };
     let ended = runtime.block_on(serve(settings, folders, output));
     runtime.shutdown_timeout(LINGER);
     ended.map(|()| Status::Done)

@@ -108,10 +108,11 @@ async fn remove(name: &str, force: bool, session: &Session) -> Result<(), Failur
 }
 
 fn list(vms: &[VmView]) -> String {
-    let mut table = Table::new(&["name", ">points", "last point", ">checkpoints", "labels", "qmp"]);
+    let mut table = Table::new(&["name", "host", ">points", "last point", ">checkpoints", "labels", "qmp"]);
     for vm in vms {
         table.row([
             vm.name.clone(),
+            or_dash(vm.host.as_ref()),
             vm.points.to_string(),
             moment::show_or_dash(vm.last_point.as_ref()),
             vm.checkpoints.to_string(),
@@ -130,6 +131,7 @@ fn show(vm: &VmView) -> String {
     let about = fields(&[
         ("name", vm.name.clone()),
         ("id", vm.id.clone()),
+        ("host", vm.host.clone().unwrap_or_default()),
         ("now", vm.live.clone().unwrap_or_default()),
         ("qmp", vm.qmp.clone()),
         ("guest agent", vm.guest_agent.clone().unwrap_or_default()),

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use journal::log::{Entry, Log, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -98,6 +99,51 @@ fn up_serves_until_it_is_told_to_stop_and_comes_back_with_the_next_epoch() {
         .collect();
     assert_eq!(kinds, ["Installed 1", "EpochBegan 1", "EpochBegan 2"]);
     assert_eq!(up.stop(), 0);
+}
+
+/// A journal in which VMs have no host yet, as the golden bytes have it.
+fn write_journal_without_hosts(data: &Path) {
+    let (log, _) = Log::open(&data.join("journal"), &Options::default()).unwrap();
+    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/formats");
+    let entry = |kind: u16| {
+        let golden = std::fs::read_to_string(formats.join(format!("{kind:04x}-1.hex"))).unwrap();
+        let golden = golden.lines().next().unwrap();
+        let bytes =
+            (0..golden.len()).step_by(2).map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap());
+        Entry { kind, version: 1, epoch: 1, time: 0, body: bytes.collect() }
+    };
+    // Installed, EpochBegan, VmAdded.
+    log.append_blocking([0x0001, 0x0002, 0x0010].map(entry).into()).unwrap();
+}
+
+#[test]
+fn a_vm_of_an_older_journal_is_on_the_host_of_its_next_start_and_stays_there_under_any_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("up.toml"));
+    write_journal_without_hosts(&data);
+    let host_under = |host: &str| {
+        std::fs::write(&config, format!("host = \"{host}\"\n")).unwrap();
+        let up = Up::start(&data, &["--config", config.to_str().unwrap()]);
+        let vms = document(&backstay(&data, &["vm", "list", "--json"]));
+        assert!(out(&backstay(&data, &["vm", "list"])).contains(host));
+        assert_eq!(up.stop(), 0);
+        (vms[0]["name"].clone(), vms[0]["host"].clone())
+    };
+    for host in ["kvm-1", "kvm-2", "kvm-2"] {
+        assert_eq!(host_under(host), (json!("web"), json!(host)));
+    }
+    let log = document(&backstay(&data, &["journal", "log", "--data", data.to_str().unwrap(), "--json"]));
+    let told = log.as_array().unwrap().iter().filter(|record| record["kind"] == "VmHosted");
+    let told: Vec<&str> = told.map(|record| record["summary"].as_str().unwrap()).collect();
+    assert_eq!(told, ["on host kvm-1", "on host kvm-2"]);
+    std::fs::write(&config, "host = \"a b\"\n").unwrap();
+    let refused = backstay(&data, &["up", "--config", config.to_str().unwrap()]);
+    assert_eq!(status(&refused), 2);
+    assert!(
+        err(&refused).contains("line 1") && err(&refused).contains("not a valid host name"),
+        "{}",
+        err(&refused)
+    );
 }
 
 #[test]

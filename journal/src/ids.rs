@@ -136,6 +136,11 @@ named!(
     DiskName, "disk name"
 );
 named!(
+    /// What a host is called: the machine whose agent has the QEMU of some VMs. It may be given another name; its VMs stay with
+    /// it.
+    HostName, "host name"
+);
+named!(
     /// What the operator calls a repository.
     RepositoryName, "repository name"
 );

@@ -11,6 +11,7 @@ mod export;
 mod job;
 mod older;
 mod policy;
+mod vm;
 
 use bincode::config;
 use serde::de::DeserializeOwned;
@@ -18,16 +19,16 @@ use serde::{Deserialize, Serialize};
 
 pub use export::{ExportPlanned, ExportWork, ExportedDisk};
 pub use job::{CancelAsked, End, JobEnded, JobPaused, JobRetried, PauseAsked};
-use older::{IntentOpenedV2, JobQueuedV1, JobQueuedV2};
+use older::{IntentOpenedV2, JobQueuedV1, JobQueuedV2, VmAddedV1};
 pub use policy::{PolicyApplied, PolicyPaused, PolicyRemoved, RunSkipped, ScheduleAdvanced};
+pub use vm::{ProcessSeen, VmAdded, VmHosted, VmRemoved};
 
 use crate::effect::{
     DiskMode, Hooks, ImageFormat, Intent, KeyChange, Lasts, PruneTerms, Rate, RepositoryAddress,
-    RestoreTarget, VmAddress, Way,
+    RestoreTarget, Way,
 };
 use crate::ids::{
-    CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, Process, RepositoryName,
-    Time, VmId,
+    CheckpointId, DiskName, Installation, IntentId, JobId, PointId, PolicyName, RepositoryName, Time, VmId,
 };
 use crate::notice::{NoticeAnswered, NoticeRaised, NoticeSettled};
 use crate::outcome::Outcome;
@@ -148,7 +149,7 @@ records! {
     /// The end of the journal was cut off by something outside, and acknowledged records are gone.
     0x0003 RecordsLost 1;
     /// A VM came under management.
-    0x0010 VmAdded 1;
+    0x0010 VmAdded 2, 1 VmAddedV1;
     /// A VM left it.
     0x0011 VmRemoved 1;
     /// QEMU runs as another process than before.
@@ -157,6 +158,8 @@ records! {
     0x0013 TrackingLost 1;
     /// A view is over, without having been taken down.
     0x0014 ViewLost 1;
+    /// A VM is on another host than before, or its host has another name.
+    0x0015 VmHosted 1;
     /// A repository was added.
     0x0018 RepositoryAdded 1;
     /// A policy was added or changed.
@@ -213,6 +216,7 @@ impl Record {
         match self {
             Record::JobQueued(it) => !it.work.frees_room(),
             Record::VmAdded(_)
+            | Record::VmHosted(_)
             | Record::PolicyApplied(_)
             | Record::PolicyRemoved(_)
             | Record::PolicyPaused(_)
@@ -314,35 +318,6 @@ pub struct RecordsLost {
     pub what: String,
 }
 
-/// See [`Record::VmAdded`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmAdded {
-    /// Where it is reached.
-    pub vm: VmAddress,
-    /// The disks as the operator named them, by name and node; empty to find them each time.
-    pub disks: Vec<(DiskName, String)>,
-    /// Labels for policies to select by.
-    pub labels: Vec<(String, String)>,
-}
-
-/// See [`Record::VmRemoved`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmRemoved {
-    /// Which.
-    pub vm: VmId,
-}
-
-/// See [`Record::ProcessSeen`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessSeen {
-    /// Whose.
-    pub vm: VmId,
-    /// The process that runs now.
-    pub process: Process,
-    /// QEMU's version.
-    pub version: String,
-}
-
 /// See [`Record::TrackingLost`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackingLost {
@@ -406,10 +381,10 @@ pub struct Terms {
     pub request: Option<JobId>,
     /// The job whose unfinished work this one takes up.
     pub retries: Option<JobId>,
-    /// What runs before and after each of its tries.
-    pub hooks: Option<Hooks>,
+    /// What runs before and after each of its tries. Few jobs have any, and many may wait: so it is kept aside.
+    pub hooks: Option<Box<Hooks>>,
     /// The jobs, queued before it, that are over before it starts, however they end.
-    pub after: Vec<JobId>,
+    pub after: Box<[JobId]>,
 }
 
 /// Which run of a policy a job is.

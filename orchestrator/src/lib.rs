@@ -19,6 +19,8 @@ pub use drive::{StartError, run};
 pub struct Settings {
     /// The data folder.
     pub data: PathBuf,
+    /// The host of the agent.
+    pub host: journal::HostName,
     /// A loopback address to serve the API on as well, without TLS.
     pub listen: Option<SocketAddr>,
     /// The operator's limits.

@@ -47,7 +47,7 @@ fn vm() -> Value {
         "id": "text", "name": "text", "qmp": "text", "guest_agent": "text?", "labels": "any", "added": "time",
         "points": "number", "last_point": "time?", "checkpoints": "number",
         "disks": [{ "name": "text", "node": "text", "size": "number?", "format": "text?", "note": "text?" }],
-        "live": "text?", "unprotected": "text?",
+        "host": "text", "live": "text?", "unprotected": "text?",
     })
 }
 
@@ -402,6 +402,7 @@ fn policies() {
     let shape = json!({
         "runs": [{ "policy": "text", "schedule": "text", "vm": "text", "at": "time", "mode": "text" }],
         "not_run": [{ "policy": "text", "schedule": "text", "at": "time", "reason": "text" }],
+        "load": [{ "hour": "time", "host": "text", "backups": "number" }],
     });
     has_shape(&three, &shape);
     assert_eq!(three["runs"].as_array().map(Vec::len), Some(3));

@@ -128,7 +128,7 @@ fn a_policy_applied_anew_counts_for_a_transfer_that_goes_on_after_a_rest() {
     site.backstay.ok(&["policy", "pause", "often"]);
     site.backstay.ok(&["job", "pause", &id]);
     let is = |state: &str| {
-        until(state, PATIENCE, || (site.backstay.ok(&["job", "show", &id])["state"] == state).then_some(()))
+        until(state, PATIENCE, || (site.backstay.ok(&["job", "show", &id])["state"] == state).then_some(()));
     };
     is("paused");
     apply_policy(&site, "[\"1G\", \"12:00-13:00=512M\"]");

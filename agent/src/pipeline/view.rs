@@ -48,14 +48,14 @@ pub(crate) struct View {
 #[derive(Debug)]
 enum Source {
     /// An export, and a connection for questions.
-    Served { export: Arc<Export>, connection: Nbd },
+    Served { export: Arc<Export>, connection: Box<Nbd> },
     /// An image, in which pieces of `unit` bytes are there or not.
     Copied { image: Arc<Image>, unit: u64 },
 }
 
 /// Where an export is.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Export {
+pub(crate) struct Export {
     socket: PathBuf,
     name: String,
 }
@@ -84,7 +84,7 @@ impl View {
         let changes = changes.map(dirty_context);
         let contexts = [Some(ALLOCATION), changes.as_deref()].into_iter().flatten().collect::<Vec<_>>();
         let export = Arc::new(Export { socket: socket.to_owned(), name: export.to_owned() });
-        let connection = export.connect(&contexts).await?;
+        let connection = Box::new(export.connect(&contexts).await?);
         Ok(Self { source: Source::Served { export, connection }, has_changes: changes.is_some() })
     }
 

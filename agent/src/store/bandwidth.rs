@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use journal::effect::{Bandwidth, Limit, Store};
 use journal::{Failure, FailureClass, PolicyName};
-use repository::{Line, Pace, Rate, Timetable};
+use repository::{Line, Pace, Rate, Timetable, UnknownZone};
 
 /// The line of each policy whose stores this agent has performed.
 #[derive(Debug, Default)]
@@ -27,8 +27,11 @@ pub(super) fn pace(effect: &Store, lines: &Lines) -> Result<Pace, Failure> {
 }
 
 fn timetable(bandwidth: &Bandwidth) -> Result<Timetable, Failure> {
-    let zone = bandwidth.time_zone.parse().map_err(|unknown| {
-        let what = format!("the hours of the policy's bandwidth are unknown: {unknown}; name another zone, or a newer Backstay's");
+    let zone = bandwidth.time_zone.parse().map_err(|unknown: UnknownZone| {
+        let what = format!(
+            "{unknown}, and the hours of the policy's bandwidth are meant by it: name another one in the policy's schedule, or \
+             update this host's time zones with a newer Backstay"
+        );
         Failure::new(FailureClass::Invalid, what)
     })?;
     let rates = bandwidth.limits.iter().map(|Limit { days, rate }| Rate {

@@ -2,13 +2,16 @@
 
 mod notify;
 
+use std::ffi::CStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use journal::effect::ViewLimits;
+use journal::{HostName, InvalidId};
 use orchestrator::Receiver;
 use orchestrator::decide::Limits;
 use orchestrator::decide::way::Unprotected;
+use rustix::system::uname;
 use serde::Deserialize;
 
 use self::notify::NotifyRead;
@@ -22,6 +25,8 @@ use crate::size::{self, InvalidSize};
 pub struct Config {
     /// A loopback address to serve the API on as well.
     pub listen: Option<SocketAddr>,
+    /// What this host is called, the machine's own name by default.
+    pub host: Option<HostName>,
     /// The folder for the scratch files of running backups, `scratch` in the data folder by default. Relative to the
     /// configuration file.
     pub scratch: Option<PathBuf>,
@@ -59,6 +64,8 @@ pub struct LimitsRead {
     jobs: Option<JobLimit>,
     /// How many of them in one repository.
     jobs_per_repository: Option<JobLimit>,
+    /// How many of them on one host.
+    jobs_per_host: Option<JobLimit>,
 }
 
 impl LimitsRead {
@@ -77,6 +84,7 @@ impl LimitsRead {
             checkpoints: self.checkpoints.map_or(usual.checkpoints, |limit| limit.0),
             jobs: self.jobs.map_or(usual.jobs, |limit| limit.0),
             jobs_per_repository: self.jobs_per_repository.map_or(usual.jobs_per_repository, |limit| limit.0),
+            jobs_per_host: self.jobs_per_host.map_or(usual.jobs_per_host, |limit| limit.0),
             ..usual
         }
     }
@@ -185,6 +193,14 @@ impl Config {
         Ok(Config { scratch, hooks, folder, ..config })
     }
 
+    /// What this host is called.
+    ///
+    /// # Errors
+    /// When the configuration does not say, and the machine's own name is none that a host may have.
+    pub fn host(&self) -> Result<HostName, Failure> {
+        self.host.clone().map_or_else(|| named_after(uname().nodename()), Ok)
+    }
+
     /// Who is told what goes wrong.
     ///
     /// # Errors
@@ -196,6 +212,16 @@ impl Config {
     fn parse(text: &str) -> Result<Config, Failure> {
         toml::from_str(text).map_err(|error| Failure::usage(error.to_string()))
     }
+}
+
+/// The name that a machine gives to itself, as a host's.
+fn named_after(machine: &CStr) -> Result<HostName, Failure> {
+    machine.to_string_lossy().parse().map_err(|error: InvalidId| {
+        Failure::usage(format!(
+            "this machine's own name cannot be its host name here: {error}; write `host = \"NAME\"` into the \
+             configuration file (--config)"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -231,6 +257,7 @@ mod tests {
             ("checkpoints = 1", "2 checkpoints at least"),
             ("unprotected = \"perhaps\"", "`take` or `refuse`"),
             ("jobs = 0", "1 to 1000"),
+            ("jobs_per_host = 0", "1 to 1000"),
         ] {
             let failure = Config::parse(&format!("[limits]\n{text}\n")).unwrap_err().to_string();
             assert!(failure.contains("line 2") && failure.contains(what), "{failure}");
@@ -239,5 +266,20 @@ mod tests {
         assert_eq!(failure.status(), Status::Usage);
         let message = failure.to_string();
         assert!(message.contains("line 2, column 1") && message.contains("scrach"), "{message}");
+    }
+
+    #[test]
+    fn a_host_has_the_configured_name_or_the_machine_s() {
+        let config = Config::parse("host = \"kvm-07.example.org\"\nlimits.jobs_per_host = 2\n").unwrap();
+        assert_eq!(config.host().unwrap().as_str(), "kvm-07.example.org");
+        assert_eq!(config.limits.or_usual().jobs_per_host, 2);
+        let failure = Config::parse("listen = \"127.0.0.1:1\"\nhost = \"a b\"\n").unwrap_err().to_string();
+        assert!(failure.contains("line 2") && failure.contains("not a valid host name"), "{failure}");
+        assert_eq!(named_after(c"kvm-07").unwrap().as_str(), "kvm-07");
+        for unfit in [c"(none)", c""] {
+            let failure = named_after(unfit).unwrap_err();
+            assert_eq!(failure.status(), Status::Usage);
+            assert!(failure.to_string().contains("`host = \"NAME\"`"), "{failure}");
+        }
     }
 }

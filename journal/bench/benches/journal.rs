@@ -407,7 +407,7 @@ impl Historian {
             EpochBegan { pid: 1, version: "0.1.0".into() }.into(),
         ];
         queue.extend(
-            (0..10).map(|vm| VmAdded { vm: address(vm), disks: Vec::new(), labels: Vec::new() }.into()),
+            (0..10).map(|vm| VmAdded { vm: address(vm), disks: Vec::new(), labels: Vec::new(), host: None }.into()),
         );
         queue.reverse();
         Historian { state: State::default(), queue }

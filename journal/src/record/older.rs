@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Due, IntentOpened, JobQueued, Terms, Work};
+use super::{Due, IntentOpened, JobQueued, Terms, VmAdded, Work};
 use crate::effect::{
     AddCheckpoint, Begin, Check, Clean, Consistency, DeleteCheckpoint, Effect, End, Forget, Freeze, Hook,
     Hooks, Intent, Keys, Measure, Offer, OpenRepository, Prune, PruneBy, RepositoryAddress, Restore, Store,
@@ -56,7 +56,8 @@ struct TermsV2 {
 impl From<JobQueuedV2> for JobQueued {
     fn from(JobQueuedV2 { job, work, due, terms }: JobQueuedV2) -> Self {
         let TermsV2 { priority, deadline, request, retries, hooks } = terms;
-        let terms = Terms { priority, deadline, request, retries, hooks, after: Vec::new() };
+        let terms =
+            Terms { priority, deadline, request, retries, hooks: hooks.map(Box::new), after: Box::default() };
         Self { job, work, due, terms }
     }
 }
@@ -172,5 +173,19 @@ impl From<StoreV2> for Store {
             audit_chunks,
             bandwidth: None,
         }
+    }
+}
+
+/// [`VmAdded`] before hosts had names.
+#[derive(Deserialize)]
+pub(super) struct VmAddedV1 {
+    vm: VmAddress,
+    disks: Vec<(DiskName, String)>,
+    labels: Vec<(String, String)>,
+}
+
+impl From<VmAddedV1> for VmAdded {
+    fn from(VmAddedV1 { vm, disks, labels }: VmAddedV1) -> Self {
+        Self { vm, disks, labels, host: None }
     }
 }

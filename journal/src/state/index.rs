@@ -41,7 +41,10 @@ impl Index {
         alarms: &BTreeMap<Subject, Alarm>,
     ) -> Index {
         let mut index = Index::default();
-        vms.iter().for_each(|(id, vm)| index.know_name(&vm.address.name, *id));
+        for (id, vm) in vms {
+            index.know_name(&vm.address.name, *id);
+            index.queue.know_host(*id, vm.host.as_ref());
+        }
         points.values().for_each(|point| index.know_point(point));
         for (id, vm) in vms {
             let good = |point: &PointId| points.get(point).filter(|point| point.suspect.is_none());

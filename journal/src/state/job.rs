@@ -51,7 +51,7 @@ pub struct Job {
     /// How it waits.
     pub terms: Terms,
     /// Those of the jobs that it comes after which are not over yet.
-    pub waits_for: Vec<JobId>,
+    pub waits_for: Box<[JobId]>,
     /// The repository that it works in: its own, or that of its restore point.
     pub repository: Option<RepositoryName>,
     /// The next try does not start before this.
@@ -251,7 +251,7 @@ impl Job {
 
     /// Another job is over. Whoever waited for it waits from now on for a turn.
     pub(super) fn outlive(&mut self, now: Time, other: JobId) {
-        self.waits_for.retain(|job| *job != other);
+        self.waits_for = self.waits_for.iter().copied().filter(|job| *job != other).collect();
         if self.waits_for.is_empty() {
             self.not_before = self.not_before.max(now);
         }

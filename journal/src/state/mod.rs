@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 pub use chain::{Chain, Checkpoint, Lost, Tracked};
 pub use job::{Job, JobState, Step, Try};
 pub use notice::{Alarm, Notice};
-pub use queue::{Lane, LaneClass, Place, Queue};
+pub use queue::{Front, Lane, LaneClass, Place, Queue};
 
 use crate::effect::{Consistency, DiskMode, Effect, Intent, RepositoryAddress, VmAddress, Way};
 use crate::ids::{
-    BitmapId, CheckpointId, DiskName, Epoch, Installation, IntentId, JobId, NoticeId, PointId, PolicyName,
-    Process, RepositoryName, Time, VmId, VmName,
+    BitmapId, CheckpointId, DiskName, Epoch, HostName, Installation, IntentId, JobId, NoticeId, PointId,
+    PolicyName, Process, RepositoryName, Time, VmId, VmName,
 };
 use crate::notice::Subject;
 use crate::record::{JobEnded, Record};
@@ -115,6 +115,8 @@ pub struct Vm {
     pub disks: Vec<(DiskName, String)>,
     /// Its labels.
     pub labels: Vec<(String, String)>,
+    /// The host whose agent looks after it; none while no record says, as before hosts had names.
+    pub host: Option<HostName>,
     /// When it was added.
     pub added: Time,
     /// The QEMU process seen last, and its version.
@@ -319,8 +321,13 @@ impl State {
             Record::VmRemoved(it) => {
                 let vm = self.vms.remove(&it.vm).ok_or_else(|| unknown(it.vm))?;
                 self.index.forget_name(&vm.address.name);
+                self.index.queue.know_host(it.vm, None);
                 self.index.know_freshness(it.vm, None);
                 self.alarms.retain(|subject, _| subject.vm() != Some(it.vm));
+            }
+            Record::VmHosted(it) => {
+                self.vm_mut(it.vm)?.host = Some(it.host.clone());
+                self.index.queue.know_host(it.vm, Some(&it.host));
             }
             Record::ProcessSeen(it) => {
                 let vm = self.vm_mut(it.vm)?;
@@ -447,12 +454,14 @@ impl State {
             return Err(Illegal::Present(it.vm.name.to_string()));
         }
         self.index.know_name(&it.vm.name, id);
+        self.index.queue.know_host(id, it.host.as_ref());
         self.vms.insert(
             id,
             Vm {
                 address: it.vm.clone(),
                 disks: it.disks.clone(),
                 labels: it.labels.clone(),
+                host: it.host.clone(),
                 added: at.time,
                 process: None,
                 chain: Chain::default(),

@@ -2,21 +2,26 @@
 //! however many wait.
 //!
 //! ```text
-//!   lane (repository, class, policy, schedule, priority) ──▶ its places in order: of each free VM the first, and all without a VM
-//!   VM ──▶ what holds it: the job that has begun ──▶ while it does, none of its places is in a lane
+//!   lane (repository, class, policy, schedule, priority) ──▶ its front, host by host: of each free VM the first place, and all
+//!                                                            without a VM
+//!   VM ──▶ what holds it: the job that has begun ──▶ while it does, none of its places is in a front
 //!                         but those that only look, once the job only offers a view to others
 //!   job ──▶ its followers: those that come after it ──▶ until it is over, none of them has a place
 //! ```
 //!
-//! A function of the jobs alone: what [`Queue::put_in`] adds follows from the job as it is, and [`Queue::take_out`] takes
-//! the same away before the job changes. Which place is next is not decided here.
+//! A function of the jobs and of where their VMs are: what [`Queue::put_in`] adds follows from the job as it is, and
+//! [`Queue::take_out`] takes the same away before the job changes. Which place is next is not decided here.
+
+mod front;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+pub use front::Front;
+
 use super::{Job, JobState};
-use crate::ids::{JobId, PointId, PolicyName, RepositoryName, Time, VmId};
+use crate::ids::{HostName, JobId, PointId, PolicyName, RepositoryName, Time, VmId};
 use crate::record::Work;
 
 /// What jobs of one lane have in common: where one may begin, so may the next, but for its VM and its instant.
@@ -68,7 +73,11 @@ pub struct Queue {
     /// How many wait in each lane, those behind a busy VM or another job included. The lanes are shared from here.
     lanes: BTreeMap<Arc<Lane>, usize>,
     /// Those that may be next in their lane.
-    fronts: BTreeMap<Arc<Lane>, BTreeSet<Place>>,
+    fronts: BTreeMap<Arc<Lane>, Front>,
+    /// The same of all lanes together.
+    starts: BTreeSet<Place>,
+    /// Where the VMs are.
+    hosts: BTreeMap<VmId, Arc<HostName>>,
     /// All that wait for a VM.
     lines: BTreeSet<(VmId, Arc<Lane>, Place)>,
     running: BTreeSet<JobId>,
@@ -124,10 +133,10 @@ impl Queue {
         let (lane, place) = (self.lane(job), place(job));
         *self.lanes.entry(Arc::clone(&lane)).or_default() += 1;
         match vm {
-            _ if !job.waits_for.is_empty() => false,
+            _ if !job.waits_for.is_empty() => {}
             Some(vm) => self.around(vm, |queue| queue.lines.insert((vm, lane, place))),
-            None => self.fronts.entry(lane).or_default().insert(place),
-        };
+            None => self.enter_front(lane, None, place),
+        }
     }
 
     /// Takes away what a job was.
@@ -167,10 +176,10 @@ impl Queue {
         }
         let (lane, place) = (self.lane(job), place(job));
         match vm {
-            _ if !job.waits_for.is_empty() => false,
+            _ if !job.waits_for.is_empty() => {}
             Some(vm) => self.around(vm, |queue| queue.lines.remove(&(vm, Arc::clone(&lane), place))),
-            None => self.leave_front(&lane, place),
-        };
+            None => self.leave_front(&lane, None, place),
+        }
         if let Some(waiting) = self.lanes.get_mut(&lane) {
             *waiting -= 1;
             if *waiting == 0 {
@@ -179,16 +188,23 @@ impl Queue {
         }
     }
 
-    /// Changes something about a VM, and has its first places in their lanes afterwards if it is free.
-    fn around<T>(&mut self, vm: VmId, change: impl FnOnce(&mut Self) -> T) -> bool {
+    /// A VM is on this host from now on; or on none, when it is gone.
+    pub(super) fn know_host(&mut self, vm: VmId, host: Option<&HostName>) {
+        self.around(vm, |queue| match host {
+            Some(host) => queue.hosts.insert(vm, Arc::new(host.clone())),
+            None => queue.hosts.remove(&vm),
+        });
+    }
+
+    /// Changes something about a VM, and has its first places in the fronts afterwards if it is free.
+    fn around<T>(&mut self, vm: VmId, change: impl FnOnce(&mut Self) -> T) {
         for (lane, place) in self.first_places(vm) {
-            self.leave_front(&lane, place);
+            self.leave_front(&lane, Some(vm), place);
         }
         change(self);
         for (lane, place) in self.first_places(vm) {
-            self.fronts.entry(lane).or_default().insert(place);
+            self.enter_front(lane, Some(vm), place);
         }
-        true
     }
 
     /// Of each lane in which a VM's jobs wait and may begin, the first of them.
@@ -210,13 +226,24 @@ impl Queue {
         first
     }
 
-    fn leave_front(&mut self, lane: &Arc<Lane>, place: Place) -> bool {
-        let Some(front) = self.fronts.get_mut(lane) else { return false };
-        front.remove(&place);
+    fn enter_front(&mut self, lane: Arc<Lane>, vm: Option<VmId>, place: Place) {
+        let host = self.host(vm);
+        self.fronts.entry(lane).or_default().insert(&host, place);
+        self.starts.insert(place);
+    }
+
+    fn leave_front(&mut self, lane: &Arc<Lane>, vm: Option<VmId>, place: Place) {
+        self.starts.remove(&place);
+        let host = self.host(vm);
+        let Some(front) = self.fronts.get_mut(lane) else { return };
+        front.remove(&host, place);
         if front.is_empty() {
             self.fronts.remove(lane);
         }
-        true
+    }
+
+    fn host(&self, vm: Option<VmId>) -> front::Host {
+        self.hosts.get(&vm?).map(Arc::clone)
     }
 
     fn lane(&self, job: &Job) -> Arc<Lane> {
@@ -224,10 +251,17 @@ impl Queue {
         self.lanes.get_key_value(&lane).map_or_else(|| Arc::new(lane), |(known, _)| Arc::clone(known))
     }
 
-    /// The lanes in which something may be next, each with its places in order. A VM that is held by a job is not among
-    /// them, and of the others each lane has the first place only.
-    pub fn fronts(&self) -> impl Iterator<Item = (&Lane, &BTreeSet<Place>)> {
-        self.fronts.iter().map(|(lane, places)| (lane.as_ref(), places))
+    /// The lanes in which something may be next, each with its front. A VM that is held by a job is in none, and of the
+    /// others each lane has the first place only.
+    pub fn fronts(&self) -> impl Iterator<Item = (&Lane, &Front)> {
+        self.fronts.iter().map(|(lane, front)| (lane.as_ref(), front))
+    }
+
+    /// The next instant at which something in a front may start.
+    #[must_use]
+    pub fn next_start(&self, after: Time) -> Option<Time> {
+        let after = Bound::Excluded(Place { not_before: after, ..Place::LAST });
+        self.starts.range((after, Bound::Unbounded)).next().map(|place| place.not_before)
     }
 
     /// How many jobs wait in each lane.

@@ -21,6 +21,7 @@ fn vm_added(name: &str) -> VmAdded {
         },
         disks: Vec::new(),
         labels: Vec::new(),
+        host: None,
     }
 }
 
@@ -99,7 +100,8 @@ fn at(time: i64) -> Stamp {
 fn what_comes_after_a_job_has_its_place_once_that_is_over_however_it_ends() {
     let mut state = started();
     let places = |state: &State| -> Vec<(JobId, Time)> {
-        let fronts = state.queue().fronts().flat_map(|(_, places)| places.iter());
+        let fronts =
+            state.queue().fronts().flat_map(|(_, front)| front.hosts()).flat_map(|(_, places)| places);
         fronts.map(|place| (place.job, place.not_before)).collect()
     };
     let ended = |job, end| JobEnded { job: JobId(job), end, reason: None, class: None };

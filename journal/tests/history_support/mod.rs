@@ -86,6 +86,10 @@ impl Historian {
         if self.state.vms.is_empty() || self.dice.random_ratio(1, 30) {
             return self.vm_added();
         }
+        if self.dice.random_ratio(1, 30) {
+            let vm = self.some_vm().unwrap();
+            return VmHosted { vm, host: "kvm-2".parse().unwrap() }.into();
+        }
         self.draw_of_jobs().unwrap_or_else(|| self.draw_of_policies())
     }
 
@@ -94,7 +98,8 @@ impl Historian {
         let id = VmId(uuid::Uuid::from_u128(self.vms));
         let (qmp, guest_agent) = (format!("/run/{}.qmp", self.vms), None);
         let vm = VmAddress { id, name: format!("vm-{}", self.vms).parse().unwrap(), qmp, guest_agent };
-        VmAdded { vm, disks: Vec::new(), labels: vec![("n".into(), self.vms.to_string())] }.into()
+        let host = self.dice.random::<bool>().then(|| "kvm-1".parse().unwrap());
+        VmAdded { vm, disks: Vec::new(), labels: vec![("n".into(), self.vms.to_string())], host }.into()
     }
 
     fn draw_of_jobs(&mut self) -> Option<Record> {

@@ -1,7 +1,7 @@
 //! What one decision costs, and one job in memory, with 100,000 jobs waiting: the real decisions and the real fold, on one
 //! core, with agents that answer at once.
 //!
-//! 1,000 VMs, 20 policies, 4 repositories; each job is one that touches no QEMU when it fails at its first look, so that
+//! 1,000 VMs on 50 hosts, 20 policies, 4 repositories; each job is one that touches no QEMU when it fails at its first look, so that
 //! what is measured is the queue's own cycle: admit, look, compare, end. Owns the measuring and the table.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,8 +14,8 @@ use criterion::{BatchSize, Criterion, Throughput};
 use journal::effect::{RepositoryAddress, VmAddress};
 use journal::observation::VmSeen;
 use journal::record::{
-    BackupWork, ConsistencyAsked, Due, EpochBegan, Installed, JobQueued, Mode, PolicyApplied, RepositoryAdded,
-    Terms, VmAdded, Work,
+    BackupWork, ConsistencyAsked, Due, EpochBegan, Installed, JobQueued, JobStarted, Mode, PolicyApplied,
+    RepositoryAdded, Terms, VmAdded, Work,
 };
 use journal::state::Stamp;
 use journal::{Epoch, Installation, JobId, Record, State, Time, VmId};
@@ -24,6 +24,8 @@ use orchestrator::decide::{CheckStep, Live, Seen, next};
 const VMS: u128 = 1_000;
 const POLICIES: u64 = 20;
 const REPOSITORIES: u64 = 4;
+const HOSTS: u128 = 50;
+const JOBS: usize = 16;
 const WAITING: u64 = 100_000;
 /// What is promised.
 const DECISIONS_PER_SECOND: f64 = 50_000.0;
@@ -51,35 +53,45 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// An installation, and its clock.
+/// An installation, its clock, and the VMs at which a look goes on for ever.
 struct Site {
     state: State,
     live: Live,
     clock: i64,
+    held: Vec<VmId>,
 }
 
 impl Clone for Site {
     fn clone(&self) -> Self {
         let mut live = Live::new(self.live.limits, BTreeSet::new());
         live.refresh_policies(&self.state);
-        Site { state: self.state.clone(), live, clock: self.clock }
+        self.held.iter().for_each(|vm| live.step(*vm, CheckStep::Ask));
+        Site { state: self.state.clone(), live, clock: self.clock, held: self.held.clone() }
     }
 }
 
 impl Site {
     fn new() -> Site {
-        let mut site = Site { state: State::default(), live: Live::default(), clock: 0 };
-        site.live.limits.jobs = 16;
+        let mut site = Site { state: State::default(), live: Live::default(), clock: 0, held: Vec::new() };
+        site.live.limits.jobs = JOBS;
+        site.live.limits.jobs_per_host = 1;
         site.fold(Installed { installation: Installation(1) });
         site.fold(EpochBegan { pid: 1, version: "0".into() });
         for number in 0..VMS {
             let name = format!("vm-{number}").parse().expect("a name");
             let vm = VmAddress { id: vm(number), name, qmp: "/run/qmp".into(), guest_agent: None };
-            site.fold(VmAdded { vm, disks: Vec::new(), labels: Vec::new() });
+            let host = Some(format!("host-{}", number % HOSTS).parse().expect("a name"));
+            site.fold(VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host });
         }
         for number in 0..REPOSITORIES {
             let name = format!("repository-{number}").parse().expect("a name");
-            let repository = RepositoryAddress { name, path: "/r".into(), password_file: "/k".into(), append_only: false, rates: Vec::new() };
+            let repository = RepositoryAddress {
+                name,
+                path: "/r".into(),
+                password_file: "/k".into(),
+                append_only: false,
+                rates: Vec::new(),
+            };
             site.fold(RepositoryAdded { repository, id: "r".into(), chunk_bytes: 1 << 20 });
         }
         for number in 0..POLICIES {
@@ -119,6 +131,16 @@ impl Site {
             });
             let terms = Terms { priority: i8::try_from(number % 3).unwrap_or(0), ..Terms::default() };
             self.fold(JobQueued { job, work, due: Some(due), terms });
+        }
+    }
+
+    /// Has a job run on each of all the hosts that there may be, but one: nothing else starts there.
+    fn fill_hosts(&mut self) {
+        for number in 0..JOBS as u128 - 1 {
+            let job = self.state.queue().of_vm(vm(number)).next().expect("jobs of every VM wait");
+            self.fold(JobStarted { job });
+            self.live.step(vm(number), CheckStep::Ask);
+            self.held.push(vm(number));
         }
     }
 
@@ -168,6 +190,10 @@ fn main() {
     let mut criterion = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(8));
     cycles(&mut criterion, "waiting/100", &with(&empty, 100, 0));
     cycles(&mut criterion, "waiting/100000", &full);
+    // So many hosts at their limit that only one job more may run at once.
+    let mut crowded = full.clone();
+    crowded.fill_hosts();
+    cycles(&mut criterion, "waiting/100000, 15 of 50 hosts full", &crowded);
     // The same hundred waiting, after long lives: what is over must cost nothing.
     for finished in [1_000, 20_000] {
         cycles(&mut criterion, &format!("finished/{finished}"), &with(&empty, 100, finished));

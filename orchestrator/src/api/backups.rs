@@ -19,7 +19,7 @@ pub(super) async fn start(Extract(api): Extract<Api>, Json(start): Json<StartBac
         .map(|text| text.parse().map_err(|error| Refusal::usage(format!("{error}"))))
         .transpose()?;
     let after = jobs::named(&api.shared, &start.after).await?;
-    api.submit_after(after, move |state| {
+    api.submit_after(after.into(), move |state| {
         if start.vms.is_empty() {
             return Err(Refusal::usage("no VM was named"));
         }

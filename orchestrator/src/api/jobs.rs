@@ -1,7 +1,7 @@
 //! Jobs: the live ones from the state, the others from the history index.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::view::{JobView, ProgressView, StepView, TryView};
 use super::{Answer, Api};
+use crate::decide::queue::room::Room;
 use crate::decide::{queue, retry};
 use crate::drive::{self, Refusal, Shared};
 
@@ -224,23 +225,43 @@ pub(super) struct Sight<'a> {
     shared: &'a Shared,
     state: &'a State,
     policies: RefCell<BTreeMap<PolicyName, Option<Policy>>>,
+    room: OnceCell<Room<'a>>,
 }
 
 impl<'a> Sight<'a> {
     pub(super) fn new(shared: &'a Shared, state: &'a State) -> Self {
-        Self { shared, state, policies: RefCell::default() }
+        Self { shared, state, policies: RefCell::default(), room: OnceCell::new() }
+    }
+
+    /// What a policy says, as it is now.
+    fn policy<T>(&self, name: &PolicyName, says: impl FnOnce(&Policy) -> Option<T>) -> Option<T> {
+        let recorded = self.state.policies.get(name)?;
+        let mut policies = self.policies.borrow_mut();
+        let policy = policies.entry(name.clone()).or_insert_with(|| super::policies::parsed(recorded));
+        says(policy.as_ref()?)
     }
 
     /// Why a job whose time has come does not start at this hour, and when it may.
     pub(super) fn out_of_hours(&self, job: &Job) -> Option<String> {
         let Lane { policy: Some(name), schedule: Some(schedule), .. } = Lane::of(job) else { return None };
-        let recorded = self.state.policies.get(&name)?;
-        let mut policies = self.policies.borrow_mut();
-        let policy = policies.entry(name).or_insert_with(|| super::policies::parsed(recorded)).as_ref()?;
         let now = drive::now().to_utc();
-        let why = policy.closed(&schedule, now)?;
-        let opens = policy.opens(&schedule, now).map(|opens| format!("; not before {}", Time::from(opens)));
+        let (why, opens) = self.policy(&name, |policy| {
+            Some((policy.closed(&schedule, now)?.to_string(), policy.opens(&schedule, now)))
+        })?;
+        let opens = opens.map(|opens| format!("; not before {}", Time::from(opens)));
         Some(format!("{why}{}", opens.unwrap_or_default()))
+    }
+
+    /// The limit that keeps a job whose turn it might be from starting.
+    fn limited(&self, job: &Job) -> Option<String> {
+        let room = self.room.get_or_init(|| Room::of(self.state, self.shared.limits));
+        let lane = Lane::of(job);
+        let concurrency =
+            lane.policy.as_ref().and_then(|name| self.policy(name, |policy| policy.concurrency));
+        let host = || job.work.vm().and_then(|vm| self.state.vms.get(&vm)?.host.as_ref());
+        let obstacle =
+            room.at_all().or_else(|| room.in_lane(&lane, concurrency)).or_else(|| room.on_host(host()));
+        obstacle.map(|obstacle| obstacle.to_string())
     }
 
     /// What a job waits for that an operator should know of, or do something about.
@@ -276,10 +297,9 @@ impl<'a> Sight<'a> {
             ));
         }
         let looks = matches!(job.work, Work::Reconcile { .. });
-        let mut holders = state.queue().holders_of(job.work.vm()?);
-        let holder =
-            holders.find(|it| !(looks && state.jobs.get(it).is_some_and(|holder| holder.is_offering())))?;
-        Some(format!("{holder} is at work on this VM"))
+        let beside = |holder: &JobId| looks && state.jobs.get(holder).is_some_and(Job::is_offering);
+        let holder = job.work.vm().and_then(|vm| state.queue().holders_of(vm).find(|holder| !beside(holder)));
+        holder.map(|holder| format!("{holder} is at work on this VM")).or_else(|| self.limited(job))
     }
 }
 

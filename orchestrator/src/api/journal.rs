@@ -223,6 +223,7 @@ pub(crate) fn vm_of(record: &Record) -> Option<VmId> {
     match record {
         Record::VmAdded(it) => Some(it.vm.id),
         Record::VmRemoved(it) => Some(it.vm),
+        Record::VmHosted(it) => Some(it.vm),
         Record::ProcessSeen(it) => Some(it.vm),
         Record::TrackingLost(it) => Some(it.vm),
         Record::ViewLost(it) => Some(it.vm),

@@ -175,13 +175,13 @@ impl Api {
         &self,
         work: impl FnOnce(&State) -> Result<Vec<Work>, Refusal> + Send + 'static,
     ) -> Answer<Submitted> {
-        self.submit_after(Vec::new(), work).await
+        self.submit_after(Box::default(), work).await
     }
 
     /// Queues work that starts once these jobs are over.
     async fn submit_after(
         &self,
-        after: Vec<JobId>,
+        after: Box<[JobId]>,
         work: impl FnOnce(&State) -> Result<Vec<Work>, Refusal> + Send + 'static,
     ) -> Answer<Submitted> {
         let jobs = self

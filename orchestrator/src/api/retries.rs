@@ -41,7 +41,7 @@ pub(super) async fn start(
                     retries: Some(old.id),
                     hooks: old.terms.hooks.clone(),
                     // It is wanted now, whatever it was to wait for.
-                    after: Vec::new(),
+                    after: Box::default(),
                 };
                 // Due at once: the instant stays the one that the policy's run stands for.
                 let due = old.due.clone();

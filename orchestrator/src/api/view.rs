@@ -94,6 +94,8 @@ pub struct VmView {
     pub guest_agent: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The host that it is on; null while no record says.
+    pub host: Option<String>,
     /// When it was added.
     pub added: String,
     /// Restore points, in all repositories.

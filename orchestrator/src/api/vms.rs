@@ -75,7 +75,7 @@ pub(super) async fn add(Extract(api): Extract<Api>, Json(add): Json<AddVm>) -> A
     let address =
         VmAddress { id: VmId(uuid), name: name.clone(), qmp: add.qmp, guest_agent: add.guest_agent };
     let labels: Vec<(String, String)> = add.labels.into_iter().collect();
-    let record = VmAdded { vm: address, disks, labels };
+    let record = VmAdded { vm: address, disks, labels, host: Some(api.shared.host.clone()) };
     api.propose(move |state, _| {
         if state.vm_named(&name).is_some() {
             return Err(taken(&name));
@@ -180,6 +180,7 @@ fn view(state: &State, vm: &Vm) -> VmView {
         qmp: vm.address.qmp.clone(),
         guest_agent: vm.address.guest_agent.clone(),
         labels: vm.labels.iter().cloned().collect(),
+        host: vm.host.as_ref().map(ToString::to_string),
         added: vm.added.to_string(),
         points: points().count(),
         last_point: points().map(|point| point.created).max().map(|at| at.to_string()),

@@ -13,7 +13,7 @@ use super::Decision;
 
 /// The hook before a try: to be run, or failed and with it the try; none where there is none or it is done.
 pub(super) fn before(state: &State, job: &Job, work: &BackupWork) -> Option<Decision> {
-    let hooks = job.terms.hooks.as_ref()?;
+    let hooks = job.terms.hooks.as_deref()?;
     let name = hooks.before.as_ref()?;
     let Some(run) = job.last(EffectKind::HookBefore) else {
         let effect = hook(state, job, work, hooks, name, HookSide::Before)?;
@@ -64,7 +64,7 @@ fn ending(record: &Record, job: &Job) -> Option<HookSide> {
 
 /// The hook that is owed to a try which is about to end.
 fn after(state: &State, job: &Job, side: HookSide) -> Option<Effect> {
-    let (hooks, Work::Backup(work)) = (job.terms.hooks.as_ref()?, &job.work) else { return None };
+    let (hooks, Work::Backup(work)) = (job.terms.hooks.as_deref()?, &job.work) else { return None };
     let name = hooks.after.as_ref()?;
     let came_so_far = match hooks.before {
         Some(_) => job.last(EffectKind::HookBefore).is_some(),

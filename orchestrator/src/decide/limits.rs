@@ -21,6 +21,8 @@ pub struct Limits {
     pub jobs: usize,
     /// How many of them in one repository.
     pub jobs_per_repository: usize,
+    /// How many of them on one host: those of its VMs.
+    pub jobs_per_host: usize,
     /// How old a VM's newest good restore point may be before somebody is notified, in microseconds.
     pub good_point_within: Option<i64>,
 }
@@ -37,6 +39,7 @@ impl Default for Limits {
             checkpoints: 32,
             jobs: 4,
             jobs_per_repository: usize::MAX,
+            jobs_per_host: usize::MAX,
             good_point_within: None,
         }
     }

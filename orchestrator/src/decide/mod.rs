@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod expire;
 pub mod export;
 pub mod hooks;
+pub mod host;
 pub mod jobs;
 pub mod limits;
 pub mod lint;

@@ -1,20 +1,25 @@
 //! The queue: which job may run now, and which comes first of those that may.
 //!
-//! One job for each VM at a time; nothing beside a prune in one repository; limits on all, on each repository and on each
-//! policy; no run of a schedule while its window is closed or its policy's blackout lasts. Within these, the one that has waited longest goes first: a step of priority counts as [`STEP`] of waiting, and
+//! One job for each VM at a time; nothing beside a prune in one repository; limits on all, on each repository, on each
+//! host and on each policy ([`room`]); no run of a schedule while its window is closed or its policy's blackout lasts.
+//! Within these, the one that has waited longest goes first: a step of priority counts as [`STEP`] of waiting, and
 //! each job of the same policy that runs already as [`SHARE`] less. Both are fixed amounts and waiting is not, so
 //! everybody's turn comes.
 //!
-//! Asks the state's [`Queue`](journal::state::Queue), so that the cost follows the number of lanes and not of jobs.
+//! Asks the state's [`Queue`](journal::state::Queue), so that the cost follows the number of lanes, and in each that of the
+//! hosts at their limit, and not the number of jobs.
+
+pub mod room;
 
 use std::collections::BTreeMap;
 
 use journal::record::{End, JobEnded, JobStarted, Work};
-use journal::state::{Job, Lane, LaneClass, Place};
-use journal::{FailureClass, JobId, PolicyName, RepositoryName, State, Time};
+use journal::state::{Front, Job, Lane, LaneClass, Place};
+use journal::{FailureClass, HostName, JobId, PolicyName, RepositoryName, State, Time};
 use policies::due::Why;
 
-use super::{CheckStep, Decision, Live, jobs};
+use self::room::Room;
+use super::{CheckStep, Decision, Live};
 
 /// What one step of priority is worth, in microseconds of waiting: 10 minutes.
 pub const STEP: i64 = 600_000_000;
@@ -65,72 +70,30 @@ fn too_late(state: &State, live: &Live, job: JobId, deadline: Time) -> Decision 
     Decision { records: vec![ended.into()], ..Decision::default() }
 }
 
-/// What runs now, as the limits count it: what only offers a view to others does not.
-#[derive(Default)]
-struct Tally<'a> {
-    repositories: BTreeMap<&'a RepositoryName, usize>,
-    exclusive: Vec<&'a RepositoryName>,
-    policies: BTreeMap<Option<&'a PolicyName>, u32>,
-}
-
-impl<'a> Tally<'a> {
-    fn of(state: &'a State) -> Self {
-        let mut tally = Self::default();
-        for job in jobs::running(state).filter(|job| !job.is_offering()) {
-            if let Some(repository) = &job.repository {
-                *tally.repositories.entry(repository).or_default() += 1;
-                if Lane::of(job).class == LaneClass::Exclusive {
-                    tally.exclusive.push(repository);
-                }
-            }
-            *tally.policies.entry(job.due.as_ref().map(|due| &due.policy)).or_default() += 1;
-        }
-        tally
-    }
-
-    fn of_policy(&self, policy: Option<&PolicyName>) -> u32 {
-        self.policies.get(&policy).copied().unwrap_or(0)
-    }
-
-    fn has_room(&self, live: &Live, lane: &Lane) -> bool {
-        let in_repository = lane.repository.as_ref().is_none_or(|repository| {
-            let running = self.repositories.get(repository).copied().unwrap_or(0);
-            let alone = lane.class == LaneClass::Exclusive;
-            let most = if alone { 1 } else { live.limits.jobs_per_repository };
-            running < most && !self.exclusive.contains(&repository)
-        });
-        let of_policy = lane.policy.as_ref().is_none_or(|name| {
-            let most = live.policies.get(name).and_then(|parsed| parsed.policy.concurrency);
-            most.is_none_or(|most| self.of_policy(Some(name)) < most)
-        });
-        in_repository && of_policy
-    }
-}
-
 /// The job that is next.
 fn first(state: &State, live: &Live, now: Time) -> Option<JobId> {
-    let tally = Tally::of(state);
+    let room = Room::of(state, live.limits);
     let alone = waiting_alone(state, live, now);
     let mut best: Option<(i64, JobId)> = None;
-    for (lane, places) in state.queue().fronts() {
+    for (lane, front) in state.queue().fronts() {
         if (live.full && !lane.class.frees_room())
-            || !tally.has_room(live, lane)
+            || room.in_lane(lane, concurrency(live, lane)).is_some()
             || closed(live, lane, now).is_some()
         {
             continue;
         }
-        let Some(place) = due(places, now).find(|place| !is_under_check(state, live, place.job)) else {
+        let Some(place) = first_due(state, live, front, now, |host| room.on_host(host).is_none()) else {
             continue;
         };
-        let precedes = |first: &(i64, JobId)| *first < rank(lane, place);
+        let precedes = |first: &(i64, JobId)| *first < rank(lane, &place);
         let repository = lane.repository.as_ref();
         if repository.is_some_and(|repository| alone.get(repository).is_some_and(precedes))
-            || waits_for_another(state, live, lane, place)
+            || waits_for_another(state, live, lane, &place)
         {
             continue;
         }
-        let (waited, job) = rank(lane, place);
-        let shared = i64::from(tally.of_policy(lane.policy.as_ref())).saturating_mul(SHARE);
+        let (waited, job) = rank(lane, &place);
+        let shared = i64::from(room.of_policy(lane.policy.as_ref())).saturating_mul(SHARE);
         let rank = (waited.saturating_add(shared), job);
         if best.is_none_or(|best| rank < best) {
             best = Some(rank);
@@ -139,14 +102,43 @@ fn first(state: &State, live: &Live, now: Time) -> Option<JobId> {
     best.map(|(_, job)| job)
 }
 
+fn concurrency(live: &Live, lane: &Lane) -> Option<u32> {
+    live.policies.get(lane.policy.as_ref()?)?.policy.concurrency
+}
+
+/// The first place of a lane that is due, on a host that has room, and whose VM is not looked at.
+fn first_due(
+    state: &State,
+    live: &Live,
+    front: &Front,
+    now: Time,
+    has_room: impl Fn(Option<&HostName>) -> bool,
+) -> Option<Place> {
+    let mut first: Option<Place> = None;
+    for (host, places) in front.hosts() {
+        // Behind a host whose places all come later there is none whose places come before.
+        let head =
+            places.first().filter(|head| head.not_before <= now && first.is_none_or(|first| **head < first));
+        if head.is_none() {
+            break;
+        }
+        if has_room(host) {
+            let due = places.iter().take_while(|place| place.not_before <= now);
+            let found = due.copied().find(|place| !is_under_check(state, live, place.job));
+            first = first.into_iter().chain(found).min();
+        }
+    }
+    first
+}
+
 /// For each repository, the first job that waits to have it for itself: were later ones let in before it, its turn might
 /// never come.
 fn waiting_alone<'a>(state: &'a State, live: &Live, now: Time) -> BTreeMap<&'a RepositoryName, (i64, JobId)> {
     let mut alone = BTreeMap::new();
-    for (lane, places) in state.queue().fronts().filter(|(lane, _)| lane.class == LaneClass::Exclusive) {
-        let first = due(places, now).find(|place| !is_under_check(state, live, place.job));
+    for (lane, front) in state.queue().fronts().filter(|(lane, _)| lane.class == LaneClass::Exclusive) {
+        let first = first_due(state, live, front, now, |_| true);
         if let (Some(repository), Some(first)) = (&lane.repository, first) {
-            let rank = rank(lane, first);
+            let rank = rank(lane, &first);
             let known = alone.entry(repository).or_insert(rank);
             *known = rank.min(*known);
         }
@@ -157,10 +149,6 @@ fn waiting_alone<'a>(state: &'a State, live: &Live, now: Time) -> BTreeMap<&'a R
 /// Since when it has waited, its priority counted in: the lower, the sooner.
 fn rank(lane: &Lane, place: &Place) -> (i64, JobId) {
     (place.not_before.0.saturating_sub(i64::from(lane.priority) * STEP), place.job)
-}
-
-fn due(places: &std::collections::BTreeSet<Place>, now: Time) -> impl Iterator<Item = &Place> {
-    places.iter().take_while(move |place| place.not_before <= now)
 }
 
 fn is_under_check(state: &State, live: &Live, job: JobId) -> bool {
@@ -202,12 +190,11 @@ pub fn waits_for_export<'a>(state: &'a State, job: &Job) -> Option<&'a Job> {
 /// When something may become due by itself: a waiting job's start, the opening of its window, or its deadline.
 #[must_use]
 pub fn next_instant(state: &State, live: &Live, now: Time) -> Option<Time> {
+    let queue = state.queue();
     // One that is due and does not start waits for something that a record will say.
-    let after = Place { not_before: now, job: JobId(u64::MAX) };
-    let starts = state.queue().fronts().filter_map(|(_, places)| places.range(after..).next());
-    let starts = starts.map(|place| place.not_before);
-    let openings = state.queue().fronts().filter_map(|(lane, _)| opens(live, lane, now));
-    starts.chain(openings).chain(state.queue().next_deadline().map(|(deadline, _)| deadline)).min()
+    let start = queue.next_start(now);
+    let openings = queue.fronts().filter_map(|(lane, _)| opens(live, lane, now));
+    openings.chain(start).chain(queue.next_deadline().map(|(deadline, _)| deadline)).min()
 }
 
 #[cfg(test)]

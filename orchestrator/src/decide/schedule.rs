@@ -6,7 +6,7 @@ use journal::record::{
     Work,
 };
 use journal::state::{Job, Policy};
-use journal::{JobId, PolicyName, RepositoryName, State, Time, VmId};
+use journal::{HostName, JobId, PolicyName, RepositoryName, State, Time, VmId};
 use policies::due::{self, Activity};
 use policies::select;
 
@@ -29,8 +29,12 @@ pub fn due(state: &State, live: &Live, now: Time) -> Option<Decision> {
 /// The VMs as a policy selects among them.
 #[must_use]
 pub fn candidates(state: &State) -> Vec<select::Vm<'_>> {
-    let vms = state.vms.values();
-    vms.map(|vm| select::Vm { name: vm.address.name.as_str(), labels: &vm.labels, host: None }).collect()
+    let vms = state.vms.values().map(|vm| select::Vm {
+        name: vm.address.name.as_str(),
+        labels: &vm.labels,
+        host: vm.host.as_ref().map(HostName::as_str),
+    });
+    vms.collect()
 }
 
 fn due_of(
@@ -129,11 +133,11 @@ fn queued(
 }
 
 /// A policy's hooks, as a job keeps them.
-fn hooks(asked: &policies::Hooks) -> Option<Hooks> {
+fn hooks(asked: &policies::Hooks) -> Option<Box<Hooks>> {
     let name = |name: &Option<String>| name.as_ref().and_then(|name| name.parse().ok());
     let limit_ms = asked.limit.num_milliseconds().unsigned_abs();
     let hooks = Hooks { before: name(&asked.before), after: name(&asked.after), limit_ms };
-    (!asked.is_empty()).then_some(hooks)
+    (!asked.is_empty()).then(|| Box::new(hooks))
 }
 
 fn vm_named(state: &State, name: &str) -> Option<VmId> {

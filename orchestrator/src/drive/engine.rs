@@ -21,7 +21,7 @@ use crate::api::view::ErrorCode;
 use crate::decide::live::{Live, Seen};
 use crate::decide::notify::Delivery;
 use crate::decide::reconcile::{Subject, findings, point_findings};
-use crate::decide::{CheckStep, Decision, Limits, next, schedule};
+use crate::decide::{CheckStep, Decision, next, schedule};
 
 /// How often VMs with unexplained leftovers are looked at again, while their QEMU does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -53,14 +53,13 @@ impl Engine {
     pub(super) fn new(
         shared: Arc<Shared>,
         epoch: Epoch,
-        limits: Limits,
         to_agent: mpsc::Sender<ToAgent>,
         carriers: Carriers,
     ) -> Self {
         Self {
+            live: Live::new(shared.limits, carriers.names()),
             shared,
             epoch,
-            live: Live::new(limits, carriers.names()),
             to_agent,
             carriers,
             asked: BTreeMap::new(),

@@ -28,10 +28,11 @@ use journal::log::{Log, LogError, Room};
 use journal::observation::LookAt;
 use journal::replay::ReplayError;
 use journal::wire::{FromAgent, Progress, ToAgent};
-use journal::{IntentId, ReceiverName, Record, State, Time, VmId};
+use journal::{HostName, IntentId, ReceiverName, Record, State, Time, VmId};
 use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 
 use crate::Settings;
+use crate::decide::Limits;
 use crate::decide::live::Seen;
 use crate::decide::notify::Delivery;
 use crate::decide::reconcile::Finding;
@@ -97,6 +98,10 @@ pub struct Shared {
     pub history: History,
     /// What happened in this life of the process.
     pub counters: std::sync::Mutex<Counters>,
+    /// The host of the agent: every VM is on it.
+    pub host: HostName,
+    /// The operator's limits.
+    pub limits: Limits,
     /// Who is told of notices.
     pub receivers: BTreeSet<ReceiverName>,
     /// What each of them says to each try, for whoever listens.
@@ -220,7 +225,7 @@ pub async fn run(
     let (calls, called) = mpsc::channel(64);
     let installation = shared.state.read().await.installation.map(|it| it.to_string()).unwrap_or_default();
     let (carriers, told) = notify::Carriers::start(settings.receivers.clone(), &installation, &shared.tries);
-    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, settings.limits, to_agent, carriers);
+    let mut engine = engine::Engine::new(Arc::clone(&shared), epoch, to_agent, carriers);
     let server = serve::start(&settings, crate::api::router(Arc::clone(&shared), calls)).await?;
     tracing::info!(socket = %crate::api_socket(&settings.data).display(), epoch = epoch.0, "ready");
     let ended = tokio::select! {

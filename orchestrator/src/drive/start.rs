@@ -10,12 +10,13 @@ use journal::log::{AcknowledgedLoss, Entry, HEADER_BYTES, Log, LogError, Options
 use journal::record::{EpochBegan, Installed, RecordsLost};
 use journal::replay::{self, Opened, ReplayError};
 use journal::state::Stamp;
-use journal::{Epoch, Installation, Record, State};
+use journal::{Epoch, HostName, Installation, Record, State};
 use tokio::sync::{RwLock, broadcast, watch};
 
 use super::history::Index;
 use super::{History, Shared, StartError, now};
 use crate::Settings;
+use crate::decide::host;
 
 /// Opens the journal of a data folder, makes it if there is none, and begins the next epoch.
 pub(super) async fn open(settings: &Settings) -> Result<(Arc<Shared>, Epoch), StartError> {
@@ -48,6 +49,7 @@ pub(super) async fn open(settings: &Settings) -> Result<(Arc<Shared>, Epoch), St
     records
         .push(EpochBegan { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() }.into());
     append(&log, &history, &mut state, epoch, &records).await?;
+    claim(&log, &history, &mut state, epoch, &settings.host).await?;
     let follow = history.clone();
     let bases = Keeper::start(&log, base, Pace::default(), Box::new(move |seq| follow.reach(seq)));
     let bases = bases.map_err(thread("start the thread that writes the bases of"))?;
@@ -60,10 +62,33 @@ pub(super) async fn open(settings: &Settings) -> Result<(Arc<Shared>, Epoch), St
         journal: crate::journal_folder(&settings.data),
         history,
         counters: std::sync::Mutex::default(),
+        host: settings.host.clone(),
+        limits: settings.limits,
         receivers: settings.receivers.iter().map(|receiver| receiver.name.clone()).collect(),
         tries: broadcast::Sender::new(64),
     };
     Ok((Arc::new(shared), epoch))
+}
+
+/// Records where the VMs are, where that is not what the journal says: before anything is decided that rests on it.
+pub(super) async fn claim(
+    log: &Log,
+    history: &History,
+    state: &mut State,
+    epoch: Epoch,
+    host: &HostName,
+) -> Result<(), StartError> {
+    let claimed = host::claim(state, host);
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let vms = claimed.len();
+    if let Some(full) = held_back(log, state, &claimed).await {
+        tracing::warn!(%host, vms, %full, "that these VMs are on this host is recorded at a later start: the journal's disk is full");
+        return Ok(());
+    }
+    tracing::info!(%host, vms, "these VMs are on this host from now on: it had another name, or none was recorded");
+    append(log, history, state, epoch, &claimed).await.map(|_| ())
 }
 
 /// Folds the journal, and brings the history index up to date with it. A base newer than what the index has seen is not

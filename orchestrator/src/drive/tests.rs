@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use journal::base::Pace;
+use journal::effect::VmAddress;
 use journal::log::Options;
 use journal::log::medium::SimulatedDisk;
-use journal::record::{EpochBegan, Installed, JobQueued, PolicyApplied, Work};
+use journal::record::{EpochBegan, Installed, JobQueued, PolicyApplied, VmAdded, Work};
 use journal::{Epoch, Installation};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +30,8 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
         journal: folder.join("journal"),
         history,
         counters: std::sync::Mutex::default(),
+        host: "here".parse().unwrap(),
+        limits: Limits::default(),
         receivers: BTreeSet::new(),
         tries: broadcast::Sender::new(1),
     };
@@ -50,6 +53,21 @@ async fn on(disk: &SimulatedDisk, folder: &std::path::Path) -> Arc<Shared> {
 async fn append(shared: &Shared, records: &[Record]) {
     let mut state = shared.state.write().await;
     start::append(&shared.log, &shared.history, &mut state, Epoch(1), records).await.unwrap();
+}
+
+/// Takes the disk's room away, and uses up what the journal has of it.
+async fn fill(disk: &SimulatedDisk, shared: &Shared) {
+    disk.free(Some(0));
+    let work: Record = PolicyApplied { name: "large".parse().unwrap(), text: "x".repeat(30_000) }.into();
+    let mut full = None;
+    for _ in 0..100 {
+        full = start::held_back(&shared.log, &*shared.state.read().await, std::slice::from_ref(&work)).await;
+        if full.is_some() {
+            break;
+        }
+        append(shared, std::slice::from_ref(&work)).await;
+    }
+    assert!(matches!(full, Some(LogError::Full { .. })));
 }
 
 async fn get(socket: &std::path::Path, path: &str) -> Value {
@@ -91,17 +109,7 @@ async fn a_journal_that_takes_no_more_is_told() {
     assert_eq!(get(&socket, "health").await["journal"]["state"], "ok");
     assert_eq!(get(&socket, "doctor").await["ok"], true);
 
-    disk.free(Some(0));
-    let work: Record = PolicyApplied { name: "large".parse().unwrap(), text: "x".repeat(30_000) }.into();
-    let mut full = None;
-    for _ in 0..100 {
-        full = start::held_back(&shared.log, &*shared.state.read().await, std::slice::from_ref(&work)).await;
-        if full.is_some() {
-            break;
-        }
-        append(&shared, std::slice::from_ref(&work)).await;
-    }
-    assert!(matches!(full, Some(LogError::Full { .. })));
+    fill(&disk, &shared).await;
     told(&socket, &shared, "full", "free some room").await;
 
     disk.free(None);
@@ -112,9 +120,8 @@ async fn a_journal_that_takes_no_more_is_told() {
     disk.fail_every_sync();
     let (to_agent, _asked) = mpsc::channel(1);
     let (_answers, from_agent) = mpsc::channel(1);
-    let limits = crate::decide::Limits::default();
     let mut engine =
-        engine::Engine::new(Arc::clone(&shared), Epoch(1), limits, to_agent, notify::Carriers::default());
+        engine::Engine::new(Arc::clone(&shared), Epoch(1), to_agent, notify::Carriers::default());
     let (_carried, told) = mpsc::unbounded_channel();
     let ended = engine.run(called, from_agent, told).await;
     assert!(matches!(ended, Err(StartError::Log(LogError::Io { .. }))), "{ended:?}");
@@ -125,4 +132,26 @@ async fn a_journal_that_takes_no_more_is_told() {
     assert!(why.what.contains(&shared.journal.display().to_string()) && why.what.contains("sync"), "{why:?}");
     assert!(why.advice.contains("start Backstay again"));
     server.abort();
+}
+
+#[tokio::test]
+async fn where_the_vms_are_is_recorded_when_there_is_room_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SimulatedDisk::new();
+    let shared = on(&disk, folder.path()).await;
+    let id = VmId(uuid::Uuid::from_u128(1));
+    let vm = VmAddress { id, name: "web".parse().unwrap(), qmp: "/qmp".into(), guest_agent: None };
+    append(&shared, &[VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host: None }.into()]).await;
+    let claimed = async || {
+        let mut state = shared.state.write().await;
+        let before = shared.log.durable().borrow().seq;
+        start::claim(&shared.log, &shared.history, &mut state, Epoch(1), &shared.host).await.unwrap();
+        (state.vms[&id].host.clone(), shared.log.durable().borrow().seq - before)
+    };
+    fill(&disk, &shared).await;
+    assert_eq!(claimed().await, (None, 0), "the reserve is for what was begun");
+    disk.free(None);
+    shared.log.room().wait_for(|room| *room == Room::Enough).await.unwrap();
+    assert_eq!(claimed().await, (Some(shared.host.clone()), 1));
+    assert_eq!(claimed().await, (Some(shared.host.clone()), 0));
 }

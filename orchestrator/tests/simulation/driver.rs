@@ -101,7 +101,7 @@ impl Driver {
         };
         driver.append(Installed { installation }.into());
         driver.append(EpochBegan { pid: 1, version: "0".into() }.into());
-        driver.append(VmAdded { vm: address, disks: Vec::new(), labels: Vec::new() }.into());
+        driver.append(VmAdded { vm: address, disks: Vec::new(), labels: Vec::new(), host: None }.into());
         driver.append(RepositoryAdded { repository: target, id: "r".into(), chunk_bytes: 1 << 20 }.into());
         let text = format!(
             "name = \"p\"\nrepositories = [\"main\"]\nselect.names = [\"*\"]\nretry = {{ attempts = {ATTEMPTS} }}\n"
@@ -271,7 +271,7 @@ impl Driver {
         let (job, at) = (self.state.next.job, Time(self.clock));
         let due = || Due { policy: policy(), schedule: "x".into(), at, not_before: at };
         let due = self.rng.random::<bool>().then(due);
-        let hooks = due.as_ref().and_then(|_| self.hooks_of_a_run(usual));
+        let hooks = due.as_ref().and_then(|_| self.hooks_of_a_run(usual)).map(Box::new);
         self.append(JobQueued { job, work, due, terms: Terms { hooks, ..Terms::default() } }.into());
     }
 

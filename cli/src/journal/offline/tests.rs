@@ -26,7 +26,7 @@ fn a_vm_has_its_name_also_after_it_left() {
     let id = VmId(serde_json::from_str("\"00000000-0000-0000-0000-000000000001\"").unwrap());
     let vm = VmAddress { id, name: "web".parse().unwrap(), qmp: "/run/qmp".into(), guest_agent: None };
     let records: [Record; 3] = [
-        VmAdded { vm, disks: Vec::new(), labels: Vec::new() }.into(),
+        VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host: None }.into(),
         VmRemoved { vm: id }.into(),
         JobQueued {
             job: journal::JobId(1),

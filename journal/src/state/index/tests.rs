@@ -14,7 +14,7 @@ use crate::notice::{NoticeKind, NoticeRaised};
 use crate::outcome::{Done, FailureClass, Outcome, Stored};
 use crate::record::*;
 use crate::state::{Stamp, State};
-use crate::{CheckpointId, Epoch, Installation, IntentId, Process, Record, RepositoryName, Time};
+use crate::{CheckpointId, Epoch, HostName, Installation, IntentId, Process, Record, RepositoryName, Time};
 
 const HISTORIES: usize = 60;
 const RECORDS: usize = 400;
@@ -43,6 +43,10 @@ impl Teller {
 
     fn repository(&mut self) -> RepositoryName {
         ["main", "other"][self.dice.random_range(0..2)].parse().unwrap()
+    }
+
+    fn host(&mut self) -> HostName {
+        ["kvm-1", "kvm-2"][self.dice.random_range(0..2)].parse().unwrap()
     }
 
     fn job(&mut self) -> JobId {
@@ -201,13 +205,18 @@ fn history(seed: u64) -> usize {
             }
             18 => {
                 let vm = teller.vm();
-                teller.tell(VmAdded { vm: address(vm), disks: Vec::new(), labels: Vec::new() });
+                let host = teller.dice.random::<bool>().then(|| teller.host());
+                teller.tell(VmAdded { vm: address(vm), disks: Vec::new(), labels: Vec::new(), host });
             }
             19 => {
                 let vm = teller.vm();
                 teller.tell(VmRemoved { vm });
             }
-            20..23 => teller.point(),
+            20 => {
+                let (vm, host) = (teller.vm(), teller.host());
+                teller.tell(VmHosted { vm, host });
+            }
+            21..23 => teller.point(),
             23..27 => teller.offer(job),
             27..29 => teller.alarm(),
             _ => teller.forget(),

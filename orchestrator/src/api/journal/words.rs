@@ -11,7 +11,11 @@ pub(super) fn summary(record: &Record) -> String {
         Record::Installed(it) => format!("installation {}", it.installation),
         Record::EpochBegan(it) => format!("Backstay {} started as pid {}", it.version, it.pid),
         Record::RecordsLost(it) => format!("records {} to {} are gone: {}", it.first, it.last, it.what),
-        Record::VmAdded(it) => format!("{} ({})", it.vm.name, it.vm.qmp),
+        Record::VmAdded(it) => {
+            let host = it.host.as_ref().map(|host| format!(" on host {host}")).unwrap_or_default();
+            format!("{} ({}){host}", it.vm.name, it.vm.qmp)
+        }
+        Record::VmHosted(it) => format!("on host {}", it.host),
         Record::VmRemoved(it) => it.vm.to_string(),
         Record::ProcessSeen(it) => format!("QEMU {} runs, {}", it.version, it.process),
         Record::TrackingLost(it) => format!("{} through {}: {} [{}]", it.disk, it.through, it.reason, it.row),

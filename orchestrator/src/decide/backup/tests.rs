@@ -41,8 +41,11 @@ fn queue(state: &mut State, schedule: Option<&str>) -> JobId {
     job
 }
 
-/// The zone and the limits, as (days, from, to, MiB a second).
-fn given(state: &State, job: JobId) -> Option<(String, Vec<(u8, u16, u16, u64)>)> {
+/// A limit: days, from, to, MiB a second.
+type Limits = Vec<(u8, u16, u16, u64)>;
+
+/// The zone and the limits.
+fn given(state: &State, job: JobId) -> Option<(String, Limits)> {
     let mut live = Live::default();
     assert!(live.refresh_policies(state).is_empty());
     let Bandwidth { time_zone, limits } = bandwidth(&live, &state.jobs[&job])?;

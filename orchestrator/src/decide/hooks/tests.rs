@@ -29,10 +29,10 @@ fn scene(before: Option<&str>, after: Option<&str>) -> State {
     let repository = RepositoryAddress { name, path, password_file, append_only: false, rates: Vec::new() };
     apply(&mut state, Installed { installation: Installation(1) });
     apply(&mut state, EpochBegan { pid: 1, version: "0".into() });
-    apply(&mut state, VmAdded { vm, disks: Vec::new(), labels: Vec::new() });
+    apply(&mut state, VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host: None });
     apply(&mut state, RepositoryAdded { repository, id: "r".into(), chunk_bytes: 1 << 20 });
     let name = |name: Option<&str>| name.map(|name| name.parse().unwrap());
-    let hooks = Some(Hooks { before: name(before), after: name(after), limit_ms: 1000 });
+    let hooks = Some(Box::new(Hooks { before: name(before), after: name(after), limit_ms: 1000 }));
     let work = BackupWork {
         vm: id,
         repository: "main".parse().unwrap(),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use journal::effect::{PruneTerms, RepositoryAddress, VmAddress};
 use journal::record::{
     BackupWork, CancelAsked, ConsistencyAsked, Due, EpochBegan, ExportWork, Installed, IntentOpened,
-    JobQueued, Mode, PauseAsked, PolicyApplied, RepositoryAdded, Terms, VmAdded, Work,
+    JobQueued, Mode, PauseAsked, PolicyApplied, RepositoryAdded, Terms, VmAdded, VmHosted, Work,
 };
 use journal::state::{JobState, Stamp};
 use journal::{Epoch, Installation, Record, VmId};
@@ -15,8 +15,15 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
+/// Half of them on each of two hosts.
+const VMS: u128 = 6;
+
 fn vm(number: u128) -> VmId {
     VmId(uuid::Uuid::from_u128(number))
+}
+
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
 }
 
 fn backup(number: u128) -> Work {
@@ -42,10 +49,11 @@ fn queued(works: &[Work]) -> State {
     let mut state = State::default();
     apply(&mut state, Installed { installation: Installation(1) });
     apply(&mut state, EpochBegan { pid: 1, version: "0".into() });
-    for number in 1..4 {
+    for number in 1..=VMS {
         let name = format!("vm{number}").parse().unwrap();
         let vm = VmAddress { id: vm(number), name, qmp: "/qmp".into(), guest_agent: None };
-        apply(&mut state, VmAdded { vm, disks: Vec::new(), labels: Vec::new() });
+        let host = Some(host(if number < 4 { "a" } else { "b" }));
+        apply(&mut state, VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host });
     }
     let repository = RepositoryAddress {
         name: "main".parse().unwrap(),
@@ -153,6 +161,96 @@ fn limits_hold_and_a_deadline_ends_the_wait() {
     assert_eq!((ended.job, ended.end, ended.class), (JobId(4), End::Failed, Some(FailureClass::TooLate)));
 }
 
+/// Limits of one job on each host.
+fn one_on_each_host() -> Live {
+    let limits = super::super::Limits { jobs_per_host: 1, ..super::super::Limits::default() };
+    Live::new(limits, BTreeSet::new())
+}
+
+#[test]
+fn a_full_host_holds_back_its_own_jobs_alone() {
+    let mut state = queued(&[backup(1), backup(2), backup(3), backup(4), backup(5)]);
+    let live = one_on_each_host();
+    // Whatever its priority, a job of a full host is in nobody's way.
+    let urgent = Terms { priority: 5, ..Terms::default() };
+    apply(&mut state, JobQueued { job: JobId(6), work: backup(3), due: None, terms: urgent });
+    assert_eq!(next(&mut state, &live), Some(6));
+    assert_eq!(next(&mut state, &live), Some(4));
+    assert_eq!(next(&mut state, &live), None);
+    apply(&mut state, JobEnded { job: JobId(6), end: End::Done, reason: None, class: None });
+    assert_eq!(next(&mut state, &live), Some(1), "the one that has waited longest on this host");
+    assert_eq!(next(&mut state, &live), None);
+}
+
+#[test]
+fn a_vm_that_comes_to_another_host_waits_for_that_one() {
+    let mut state = queued(&[backup(1), backup(2)]);
+    let live = one_on_each_host();
+    assert_eq!(next(&mut state, &live), Some(1));
+    assert_eq!(next(&mut state, &live), None);
+    apply(&mut state, VmHosted { vm: vm(2), host: host("c") });
+    assert_eq!(next(&mut state, &live), Some(2));
+    // And what runs counts where its VM is.
+    apply(&mut state, VmHosted { vm: vm(1), host: host("b") });
+    apply(&mut state, JobQueued { job: JobId(3), work: backup(4), due: None, terms: Terms::default() });
+    apply(&mut state, JobQueued { job: JobId(4), work: backup(3), due: None, terms: Terms::default() });
+    assert_eq!(next(&mut state, &live), Some(4));
+    assert_eq!(next(&mut state, &live), None);
+}
+
+#[test]
+fn what_is_only_offered_and_what_is_on_no_host_takes_no_place_on_one() {
+    let check = Work::CheckRepository { repository: "main".parse().unwrap(), read_percent: 0 };
+    let mut state = queued(&[export(1), check.clone(), check, backup(2), backup(3)]);
+    let live = one_on_each_host();
+    assert_eq!(next(&mut state, &live), Some(1));
+    assert_eq!([(); 3].map(|()| next(&mut state, &live)), [Some(2), Some(3), None], "the export begins");
+    offer(&mut state, 1, 1);
+    assert_eq!([(); 2].map(|()| next(&mut state, &live)), [Some(4), None]);
+}
+
+#[test]
+fn each_limit_says_what_it_is() {
+    let mut state = queued(&[backup(1), backup(2), prune()]);
+    let lane = |state: &State, job: u64| Lane::of(&state.jobs[&JobId(job)]);
+    let limits = |jobs, jobs_per_repository, jobs_per_host| super::super::Limits {
+        jobs,
+        jobs_per_repository,
+        jobs_per_host,
+        ..super::super::Limits::default()
+    };
+    let narrow = limits(1, 1, 1);
+    let room = Room::of(&state, narrow);
+    assert_eq!(
+        (room.at_all(), room.in_lane(&lane(&state, 3), None), room.on_host(Some(&host("a")))),
+        (None, None, None)
+    );
+    let terms = Terms::default();
+    apply(&mut state, JobQueued { job: JobId(4), work: backup(3), due: Some(due("p", 1)), terms });
+    for job in [1, 4] {
+        apply(&mut state, JobStarted { job: JobId(job) });
+    }
+    let room = Room::of(&state, narrow);
+    let said = |obstacle: Option<room::Obstacle<'_>>| obstacle.unwrap().to_string();
+    assert!(said(room.at_all()).starts_with("1 at work at once"));
+    assert!(said(room.in_lane(&lane(&state, 2), None)).contains("1 at work in repository main"));
+    assert!(said(room.in_lane(&lane(&state, 3), None)).contains("needs repository main for itself"));
+    assert!(
+        said(room.on_host(Some(&host("a"))))
+            .contains("1 at work on host a, as many as `limits.jobs_per_host`")
+    );
+    assert_eq!((room.on_host(Some(&host("b"))), room.on_host(None)), (None, None));
+    let wide = Room::of(&state, limits(9, 9, 9));
+    assert_eq!((wide.at_all(), wide.on_host(Some(&host("a")))), (None, None));
+    assert_eq!(wide.in_lane(&lane(&state, 4), Some(2)), None);
+    assert!(said(wide.in_lane(&lane(&state, 4), Some(1))).contains("1 of policy p at work"));
+
+    let mut state = queued(&[prune(), backup(1)]);
+    apply(&mut state, JobStarted { job: JobId(1) });
+    let room = Room::of(&state, limits(9, 9, 9));
+    assert!(said(room.in_lane(&lane(&state, 2), None)).contains("a prune has repository main for itself"));
+}
+
 /// A policy that runs at 22 o'clock, from 20 to 6 only, and not at all on 2 January 1970; with jobs that are due.
 fn by_night(state: &mut State, jobs: u64) -> Live {
     let text = "name = \"p\"\nrepositories = [\"main\"]\nselect.names = [\"*\"]\nblackout = \"1970-01-02\"\n\
@@ -232,7 +330,7 @@ fn a_paused_job_does_not_start_and_one_that_began_keeps_its_vm() {
 fn what_comes_after_a_job_waits_for_its_end_and_holds_nobody_up() {
     let mut state = queued(&[backup(1), backup(2)]);
     let live = Live::default();
-    let terms = || Terms { priority: 9, after: vec![JobId(1)], ..Terms::default() };
+    let terms = || Terms { priority: 9, after: [JobId(1)].into(), ..Terms::default() };
     apply(&mut state, JobQueued { job: JobId(3), work: prune(), due: None, terms: terms() });
     apply(&mut state, JobQueued { job: JobId(4), work: backup(2), due: None, terms: terms() });
     // Neither its priority nor that it wants the repository for itself counts before its time.
@@ -246,7 +344,7 @@ fn what_comes_after_a_job_waits_for_its_end_and_holds_nobody_up() {
     apply(&mut state, JobEnded { job: JobId(3), end: End::Done, reason: None, class: None });
     assert_eq!(next(&mut state, &live), Some(4));
     // One that is cancelled is over at once, whatever it waits for.
-    let after = vec![JobId(4)];
+    let after = [JobId(4)].into();
     let waiting =
         JobQueued { job: JobId(5), work: backup(1), due: None, terms: Terms { after, ..Terms::default() } };
     apply(&mut state, waiting);
@@ -359,7 +457,10 @@ fn by_scan(state: &State, live: &Live, now: Time) -> Option<JobId> {
                 && ready(&other)
                 && ranked(other) < ranked(job)
         };
+        let host = |job: &Job| job.work.vm().and_then(|vm| state.vms[&vm].host.clone());
+        let on_host = running.iter().filter(|other| host(job).is_some() && host(other) == host(job)).count();
         beside < most
+            && on_host < live.limits.jobs_per_host
             && !running.iter().filter(same).any(|other| alone(other))
             && parsed.and_then(|it| it.policy.concurrency).is_none_or(|most| of_policy < most as usize)
             && !state.jobs.values().any(|other| waits(other) || preceded(other))
@@ -382,7 +483,9 @@ fn the_lanes_give_what_a_scan_gives() {
                 format!("name = \"{name}\"\nrepositories = [\"main\"]\nselect.names = [\"*\"]\n{more}");
             apply(&mut state, PolicyApplied { name: name.parse().unwrap(), text });
         }
-        let limits = super::super::Limits { jobs_per_repository: 3, ..super::super::Limits::default() };
+        let jobs_per_host = [1, 2, usize::MAX][dice.random_range(0..3)];
+        let limits =
+            super::super::Limits { jobs_per_repository: 3, jobs_per_host, ..super::super::Limits::default() };
         let mut live = Live::new(limits, BTreeSet::new());
         assert!(live.refresh_policies(&state).is_empty());
         for _ in 0..60 {
@@ -396,11 +499,15 @@ fn the_lanes_give_what_a_scan_gives() {
                     let after = after.filter(|first| *first < state.next.job).collect();
                     let terms = Terms { priority, after, ..Terms::default() };
                     let work =
-                        if dice.random_ratio(1, 8) { prune() } else { backup(dice.random_range(1..4)) };
+                        if dice.random_ratio(1, 8) { prune() } else { backup(dice.random_range(1..=VMS)) };
                     let due = dice.random_ratio(2, 3).then(|| due(policy, at));
                     JobQueued { job: state.next.job, work, due, terms }.into()
                 }
                 6 => PauseAsked { job, paused: dice.random() }.into(),
+                7 if dice.random() => {
+                    let on = host(["a", "b", "c"][dice.random_range(0..3)]);
+                    VmHosted { vm: vm(dice.random_range(1..=VMS)), host: on }.into()
+                }
                 7 => CancelAsked { job, why: None }.into(),
                 8 | 9 => JobEnded { job, end: End::Failed, reason: None, class: None }.into(),
                 _ => {

@@ -136,7 +136,7 @@ fn delete(id: u64, predecessor: u64) -> Effect {
 
 /// A history of checkpoints that were made, and one effect whose answer never came.
 fn history(made: &[Effect], open: Effect) -> State {
-    let added = VmAdded { vm: vm(), disks: Vec::new(), labels: Vec::new() };
+    let added = VmAdded { vm: vm(), disks: Vec::new(), labels: Vec::new(), host: None };
     let mut records: Vec<Record> = vec![
         Installed { installation: US }.into(),
         EpochBegan { pid: 1, version: "0".into() }.into(),

@@ -23,7 +23,7 @@ fn site(timing: &str) -> State {
         let id = VmId(uuid::Uuid::from_u128(number + 1));
         let name = format!("vm-{number}").parse().unwrap();
         let vm = VmAddress { id, name, qmp: "/q".into(), guest_agent: None };
-        fold(&mut state, 0, VmAdded { vm, disks: Vec::new(), labels: Vec::new() });
+        fold(&mut state, 0, VmAdded { vm, disks: Vec::new(), labels: Vec::new(), host: None });
     }
     for name in ["main", "other"] {
         let (name, path, password_file) = (name.parse().unwrap(), "/r".into(), "/k".into());

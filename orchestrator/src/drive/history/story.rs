@@ -90,8 +90,8 @@ pub fn story(seed: u64, groups: usize) -> Vec<Vec<Record>> {
     let scene: Vec<Record> = vec![
         Installed { installation: Installation(7) }.into(),
         EpochBegan { pid: 1, version: "0".into() }.into(),
-        VmAdded { vm: address(1), disks: Vec::new(), labels: Vec::new() }.into(),
-        VmAdded { vm: address(2), disks: Vec::new(), labels: Vec::new() }.into(),
+        VmAdded { vm: address(1), disks: Vec::new(), labels: Vec::new(), host: None }.into(),
+        VmAdded { vm: address(2), disks: Vec::new(), labels: Vec::new(), host: None }.into(),
         RepositoryAdded { repository: repository(), id: "r".into(), chunk_bytes: 1 << 20 }.into(),
     ];
     scene.into_iter().for_each(|record| teller.tell(record));

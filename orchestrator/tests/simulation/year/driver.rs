@@ -75,7 +75,13 @@ pub struct Year {
 }
 
 fn limits() -> Limits {
-    Limits { jobs: 24, jobs_per_repository: 6, good_point_within: Some(50 * HOUR), ..Limits::default() }
+    Limits {
+        jobs: 24,
+        jobs_per_repository: 6,
+        jobs_per_host: 2,
+        good_point_within: Some(50 * HOUR),
+        ..Limits::default()
+    }
 }
 
 /// One life of the orchestrator.
@@ -94,7 +100,7 @@ impl Year {
             watch: Watch::default(),
             report: Report::default(),
             decisions: 0,
-            oracle: Oracle::new(size.vms, seconds, seconds + size.days * DAY / SECOND),
+            oracle: Oracle::new(size.vms, size.hosts, seconds, seconds + size.days * DAY / SECOND),
             worlds: (0..size.vms).map(world).collect(),
             hung: BTreeSet::new(),
             full: BTreeSet::new(),
@@ -129,7 +135,8 @@ impl Year {
         for vm in 0..self.size.vms {
             self.worlds[vm].installation = Some(installation);
             let labels = vec![("group".to_owned(), format!("g{}", site::group_of(vm, self.size.vms)))];
-            self.append(&VmAdded { vm: site::vm_address(vm), disks: Vec::new(), labels }.into());
+            let host = Some(site::host(site::host_of(vm, self.size.hosts)));
+            self.append(&VmAdded { vm: site::vm_address(vm), disks: Vec::new(), labels, host }.into());
         }
         for (number, policy) in POLICIES.iter().enumerate() {
             let name = policy_name(number).parse().unwrap();
@@ -365,7 +372,7 @@ impl Year {
     }
 
     fn is_hung(&self, vm: VmId) -> bool {
-        self.hung.contains(&(site::place(vm) % self.size.hosts))
+        self.hung.contains(&site::host_of(site::place(vm), self.size.hosts))
     }
 
     fn looked(&mut self, vm: VmId) {
@@ -499,7 +506,9 @@ fn duration(effect: &Effect, hung: &BTreeSet<usize>, hosts: usize, dice: &mut St
         }
         Effect::PruneBy(_) => dice.random_range(5 * MINUTE..30 * MINUTE),
         Effect::Hook(_) => dice.random_range(SECOND..MINUTE),
-        effect if effect.vm().is_some_and(|vm| hung.contains(&(site::place(vm) % hosts))) => PATIENCE,
+        effect if effect.vm().is_some_and(|vm| hung.contains(&site::host_of(site::place(vm), hosts))) => {
+            PATIENCE
+        }
         _ => dice.random_range(SECOND / 10..2 * SECOND),
     }
 }

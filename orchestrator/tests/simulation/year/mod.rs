@@ -97,8 +97,14 @@ fn simulate(seed: u64, size: Size) -> String {
     );
     println!("backups ended: {:?}", watch.ended);
     println!(
-        "tried again: {:?}; points forgotten: {}; at most {} jobs at once; {} tries waited for a window; {} hooks",
-        watch.retried, watch.forgotten, watch.most_at_once, watch.held_back, watch.hooks.count
+        "tried again: {:?}; points forgotten: {}; at most {} jobs at once, {} on one host; {} tries waited for a window; {} \
+         hooks",
+        watch.retried,
+        watch.forgotten,
+        watch.most_at_once,
+        watch.most_on_a_host,
+        watch.held_back,
+        watch.hooks.count
     );
     let mut waits = watch.waits.clone();
     waits.sort_unstable();

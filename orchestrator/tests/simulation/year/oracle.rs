@@ -114,10 +114,10 @@ fn instants(cron: &str, zone: &str, from: i64, to: i64) -> BTreeSet<i64> {
 
 impl Oracle {
     /// All that is due in `(from, to]`, in seconds since 1970.
-    pub fn new(vms: usize, from: i64, to: i64) -> Oracle {
+    pub fn new(vms: usize, hosts: usize, from: i64, to: i64) -> Oracle {
         let mut due = HashMap::new();
         for (number, policy) in POLICIES.iter().enumerate() {
-            let vms: Vec<usize> = selected(number, vms).collect();
+            let vms: Vec<usize> = selected(number, vms, hosts).collect();
             for (schedule, cron) in policy.crons.iter().enumerate() {
                 let of_schedule = instants(cron, policy.zone, from, to).into_iter().map(|at| {
                     (

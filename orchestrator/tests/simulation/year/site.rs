@@ -3,11 +3,11 @@
 
 use chrono::Timelike;
 use journal::effect::{RepositoryAddress, VmAddress};
-use journal::{RepositoryName, VmId, VmName};
+use journal::{HostName, RepositoryName, VmId, VmName};
 
 /// One policy: the share of the VMs that it speaks of, and its file but for the name and the selection.
 pub struct Asked {
-    /// Of a thousand VMs, so many are its own; with none it shares those of the first policy.
+    /// Of a thousand VMs, so many are its own, by a label; with none it selects by host, whosever its VMs are.
     share: usize,
     pub zone: &'static str,
     /// Its schedules' cron texts.
@@ -150,9 +150,12 @@ impl Asked {
             .collect();
         let repositories: Vec<String> =
             self.repositories.iter().map(|it| format!("\"{}\"", repository(*it))).collect();
-        let group = if self.share == 0 { 0 } else { policy };
+        let select = match self.share {
+            0 => "hosts = [\"*3\"]".to_owned(),
+            _ => format!("labels = {{ group = \"g{policy}\" }}"),
+        };
         format!(
-            "name = \"{}\"\nrepositories = [{}]\nselect.labels = {{ group = \"g{group}\" }}\n{}\n{schedules}",
+            "name = \"{}\"\nrepositories = [{}]\nselect.{select}\n{}\n{schedules}",
             policy_name(policy),
             repositories.join(", "),
             self.rest,
@@ -171,10 +174,20 @@ pub fn group_of(vm: usize, vms: usize) -> usize {
     group.expect("the shares are a thousand")
 }
 
-/// The VMs that a policy selects.
-pub fn selected(policy: usize, vms: usize) -> impl Iterator<Item = usize> {
-    let group = if POLICIES[policy].share == 0 { 0 } else { policy };
-    (0..vms).filter(move |vm| group_of(*vm, vms) == group)
+/// The VMs that a policy selects: its share, or those on some of the hosts.
+pub fn selected(policy: usize, vms: usize, hosts: usize) -> impl Iterator<Item = usize> {
+    let shared = POLICIES[policy].share == 0;
+    let on_host = move |vm: usize| host_of(vm, hosts) % 10 == 3;
+    (0..vms).filter(move |vm| if shared { on_host(*vm) } else { group_of(*vm, vms) == policy })
+}
+
+/// The number of the host that a VM is on.
+pub fn host_of(vm: usize, hosts: usize) -> usize {
+    vm % hosts
+}
+
+pub fn host(number: usize) -> HostName {
+    format!("host-{number:02}").parse().unwrap()
 }
 
 pub fn repository(number: usize) -> RepositoryName {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use journal::record::{End, JobEnded, Work};
 use journal::state::Job;
-use journal::{Effect, JobId, PointId, Record, RepositoryName, State, VmId};
+use journal::{Effect, HostName, JobId, PointId, Record, RepositoryName, State, VmId};
 use orchestrator::decide::Limits;
 
 use super::site::{Asked, POLICIES, number_of};
@@ -18,6 +18,8 @@ pub const LONGEST_WAIT: i64 = 24 * HOUR;
 
 #[derive(Default)]
 pub struct Watch {
+    /// Where the VMs are.
+    hosts: HashMap<VmId, HostName>,
     running: BTreeMap<JobId, Job>,
     holders: HashMap<VmId, JobId>,
     /// Jobs that were queued and have not come to an end.
@@ -33,6 +35,8 @@ pub struct Watch {
     pub retried: BTreeMap<String, u64>,
     pub forgotten: u64,
     pub most_at_once: usize,
+    /// On one host.
+    pub most_on_a_host: usize,
 }
 
 /// How a job ended, and of what kind of failure.
@@ -48,6 +52,9 @@ impl Watch {
     pub fn see(&mut self, record: &Record, before: Option<&Job>, state: &State, limits: &Limits, now: i64) {
         self.hooks.see(record);
         match record {
+            Record::VmAdded(it) => {
+                self.hosts.insert(it.vm.id, it.host.clone().unwrap());
+            }
             Record::JobQueued(it) => {
                 assert!(self.open.insert(it.job), "{} is queued twice", it.job);
             }
@@ -85,6 +92,9 @@ impl Watch {
         if let Some(repository) = &job.repository {
             self.in_repository(repository, limits);
         }
+        if let Some(vm) = job.work.vm() {
+            self.on_host(vm, limits);
+        }
         let policy =
             job.due.as_ref().map(|due| &POLICIES[due.policy.as_str()[7..].parse::<usize>().unwrap()]);
         if let (Some(due), Some(policy)) = (&job.due, policy) {
@@ -97,6 +107,15 @@ impl Watch {
         let wait = self.waited(policy.filter(|policy| policy.window.is_some()), job.not_before.0, now);
         assert!(wait <= LONGEST_WAIT, "{} waited {} h for its turn: {job:?}", job.id, wait / HOUR);
         self.waits.push(wait);
+    }
+
+    fn on_host(&mut self, vm: VmId, limits: &Limits) {
+        let host = &self.hosts[&vm];
+        let there =
+            self.running.values().filter_map(|job| job.work.vm()).filter(|vm| self.hosts[vm] == *host);
+        let there = there.count();
+        assert!(there <= limits.jobs_per_host, "{there} jobs on host {host}");
+        self.most_on_a_host = self.most_on_a_host.max(there);
     }
 
     fn in_repository(&self, repository: &RepositoryName, limits: &Limits) {
