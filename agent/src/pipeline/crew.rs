@@ -6,7 +6,6 @@
 //!
 //! Not tokio's blocking pool: that grows to as many threads as there is work, and each that saves keeps a pack open.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -104,13 +103,13 @@ impl Crew {
                     return;
                 }
                 let done = AssertUnwindSafe(async { work(connections).await }).catch_unwind();
-                let done: Option<Result<T, Box<dyn Any + Send>>> = tokio::select! {
+                let done = tokio::select! {
                     biased;
-                    done = done => Some(done),
+                    // A panic loses the answer, which tells the caller, and not the thread.
+                    done = done => done.ok(),
                     () = answer.closed() => None,
                 };
-                // A panic loses the answer, which tells the caller, and not the thread.
-                if let Some(Ok(done)) = done {
+                if let Some(done) = done {
                     // Whoever asked may have gone meanwhile.
                     let _ = answer.send(done);
                 }
