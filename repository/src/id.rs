@@ -11,6 +11,8 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::hashing::sha256_each;
+
 /// A text that is not 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an id: expected 64 hexadecimal digits")]
@@ -104,6 +106,15 @@ id_type! {
 id_type! {
     /// What any stored file but the configuration is called: the sha256 of its stored bytes.
     FileId
+}
+
+impl Digest {
+    /// The sha256 of each of these, in order: up to [`LANES`](crate::LANES) of about one length take little more than half the time
+    /// that they would one by one.
+    #[must_use]
+    pub fn of_each(chunks: &[&[u8]]) -> Vec<Self> {
+        sha256_each(chunks).into_iter().map(Self).collect()
+    }
 }
 
 impl From<PackId> for FileId {

@@ -12,7 +12,7 @@ use crate::index::SharedIndex;
 use crate::lock::{Lock, LockError, LockKind};
 use crate::parallel;
 use crate::snapshot::Snapshot;
-use crate::store::{Damage, ReadError, Room, Store};
+use crate::store::{Damage, ReadError, Room, Store, wrong_length};
 use crate::tree::{Content, Node, Tree};
 
 /// An open repository. Cloning is cheap, and all clones share one index; every method may be called from many
@@ -279,7 +279,8 @@ impl Inner {
         let mut load = || {
             let (pack, blob) =
                 self.index.find(kind, digest).ok_or(ReadError::MissingBlob { kind, digest: *digest })?;
-            read(&self.store, pack, &blob, plain.make(blob.plain_length()))
+            let room = plain.make(blob.plain_length()).ok_or_else(|| wrong_length(pack, &blob))?;
+            read(&self.store, pack, &blob, room)
         };
         let generation = self.index.generation();
         match load() {

@@ -99,21 +99,28 @@ pub enum ReadError {
 
 /// Memory that a blob is read into.
 pub trait Room {
-    /// Has this many bytes from now on, whatever they are.
-    fn make(&mut self, length: usize) -> &mut [u8];
+    /// Has this many bytes from now on, whatever they are; `None` where it cannot.
+    fn make(&mut self, length: usize) -> Option<&mut [u8]>;
 }
 
 impl Room for Vec<u8> {
-    fn make(&mut self, length: usize) -> &mut [u8] {
+    fn make(&mut self, length: usize) -> Option<&mut [u8]> {
         self.resize(length, 0);
-        self
+        Some(self)
     }
 }
 
 impl Room for Aligned {
-    fn make(&mut self, length: usize) -> &mut [u8] {
+    fn make(&mut self, length: usize) -> Option<&mut [u8]> {
         self.resize(length);
-        self
+        Some(self)
+    }
+}
+
+/// Room for exactly so many bytes.
+impl Room for &mut [u8] {
+    fn make(&mut self, length: usize) -> Option<&mut [u8]> {
+        (self.len() == length).then_some(self)
     }
 }
 
@@ -199,6 +206,12 @@ impl Store {
             open_blob(&self.key, blob, sealed, plain).map_err(damaged)
         })
     }
+}
+
+/// A blob that is not as long as the caller knows it to be.
+pub(crate) fn wrong_length(pack: PackId, blob: &BlobEntry) -> ReadError {
+    let length = blob.plain_length();
+    damaged(pack, blob, Damage::malformed(&format!("it has {length} bytes, which is not what was expected")))
 }
 
 fn damaged(pack: PackId, blob: &BlobEntry, damage: Damage) -> ReadError {

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
-use repository::{Digest, Pace, ReadError, WriteError};
+use repository::{Digest, LANES, Pace, ReadError, WriteError};
 use tokio::time::{Instant, sleep_until};
 
-use super::RANGE_BYTES;
 use super::crew::{Abandoned, Crew, cores, each};
 use super::hash::{Hashed, Sink};
 use super::layout::{Layout, Part};
 use super::plan::{Plan, Range, plan};
 use super::view::{Connections, View, ViewError};
+use super::{RANGES_BYTES, REQUEST_BYTES};
 use crate::nbd::Extent;
 
 /// How long nothing may come of anything before the repository's storage counts as hung.
@@ -115,7 +115,8 @@ struct Copy<'a, L> {
     parts: BTreeMap<u32, InHand>,
     backlog: VecDeque<(Part, Range)>,
     running: FuturesUnordered<BoxFuture<'a, Result<Event, Broken>>>,
-    spare: Vec<Vec<u8>>,
+    /// Buffers of ranges that are done with.
+    spare: Vec<Vec<Vec<u8>>>,
 }
 
 impl Pipeline<'_> {
@@ -167,9 +168,10 @@ pub(crate) fn ranges() -> usize {
     (each() + 1) * cores()
 }
 
-/// Chunks in one range.
+/// Chunks in one range: as many as are hashed side by side, unless the buffers of all ranges would be too much.
 fn range_chunks(layout: Layout) -> usize {
-    (RANGE_BYTES / layout.chunk_bytes() as usize).max(1)
+    let fit = RANGES_BYTES / ranges() / layout.chunk_bytes() as usize;
+    fit.clamp(1, LANES)
 }
 
 impl<'a, L: Ledger> Copy<'a, L> {
@@ -207,12 +209,13 @@ impl<'a, L: Ledger> Copy<'a, L> {
     fn fill(&mut self) {
         while self.running.len() < ranges() {
             let Some((part, range)) = self.backlog.pop_front() else { return };
-            let buffer = self.spare.pop().unwrap_or_default();
+            let spare = self.spare.pop().unwrap_or_default();
             let (reader, crew) = (self.view.reader(), self.pipeline.crew);
             let (sink, extent) = (Arc::clone(self.pipeline.sink), range.extent);
             self.running.push(Box::pin(async move {
                 let work = async move |connections: Rc<Connections>| {
-                    let read = reader.read(&connections, extent, buffer).await?;
+                    let request = u64::from(part.chunk_bytes.max(REQUEST_BYTES));
+                    let read = reader.read_range(&connections, extent, request, spare).await?;
                     Ok::<_, Broken>(sink.take(read, part.chunk_bytes as usize)?)
                 };
                 let hashed = crew.give(work).await??;
@@ -263,7 +266,7 @@ impl<'a, L: Ledger> Copy<'a, L> {
         self.figures.read_bytes += range.data_bytes;
         self.figures.stored_bytes += hashed.stored_bytes;
         (self.pipeline.advance)(range.extent.length);
-        self.spare.push(hashed.buffer);
+        self.spare.push(hashed.buffers);
         self.complete(part);
         let turn = self.pipeline.pace.enter(usize::try_from(hashed.stored_bytes).unwrap_or(usize::MAX));
         self.wait(Instant::now() + turn.ends);

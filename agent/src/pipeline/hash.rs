@@ -12,8 +12,8 @@ pub(crate) struct Hashed {
     pub(crate) digests: Vec<Digest>,
     /// Bytes that they added to the repository, compressed and sealed.
     pub(crate) stored_bytes: u64,
-    /// The range's buffer, to be used again.
-    pub(crate) buffer: Vec<u8>,
+    /// The range's buffers, to be used again.
+    pub(crate) buffers: Vec<Vec<u8>>,
 }
 
 /// Where chunks go: the session, and the digests of zeros, of which there is one for each length.
@@ -44,20 +44,24 @@ impl Sink {
         Ok(digest)
     }
 
-    /// Cuts a range into chunks of `chunk_bytes`, the last as short as it is, and saves each.
-    pub(crate) fn take(&self, buffer: Vec<u8>, chunk_bytes: usize) -> Result<Hashed, WriteError> {
-        let mut digests = Vec::with_capacity(buffer.len().div_ceil(chunk_bytes));
+    /// Cuts a range, of which each buffer holds whole chunks of `chunk_bytes` (the last as short as it is), and saves each chunk.
+    pub(crate) fn take(&self, buffers: Vec<Vec<u8>>, chunk_bytes: usize) -> Result<Hashed, WriteError> {
+        let chunks = buffers.iter().flat_map(|buffer| buffer.chunks(chunk_bytes));
+        let chunks: Vec<_> = chunks.map(|chunk| (chunk, is_zero(chunk))).collect();
+        let data: Vec<_> = chunks.iter().filter(|(_, zero)| !zero).map(|(chunk, _)| *chunk).collect();
+        let mut hashed = Digest::of_each(&data).into_iter();
+        let mut digests = Vec::with_capacity(chunks.len());
         let mut stored_bytes = 0;
-        for chunk in buffer.chunks(chunk_bytes) {
-            if is_zero(chunk) {
+        for (chunk, zero) in chunks {
+            if zero {
                 digests.push(self.zeros(chunk.len())?);
                 continue;
             }
-            let digest = Digest::of(chunk);
+            let digest = hashed.next().expect("every chunk that is not zero was hashed");
             stored_bytes += self.session.save_hashed(BlobKind::Data, digest, chunk)?.stored;
             digests.push(digest);
         }
-        Ok(Hashed { digests, stored_bytes, buffer })
+        Ok(Hashed { digests, stored_bytes, buffers })
     }
 }
 

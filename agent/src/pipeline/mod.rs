@@ -6,9 +6,9 @@
 //! and seals it on the same thread ([`crew`], [`hash`]). A range keeps its place until what it stored may go, under the limits
 //! of bandwidth. What binds the stages is [`disk`].
 //!
-//! Memory, whatever the disk's size: [`disk::ranges`] of [`RANGE_BYTES`] between the socket and the session, 10 MiB with
-//! two cores; the session's own packs (see `repository`); and 32 bytes for each chunk of the part in hand: 8 MiB for a
-//! disk of 64 GiB in chunks of 256 KiB, 32 KiB for each part of a larger one, of which few are open at a time.
+//! Memory, whatever the disk's size: [`RANGES_BYTES`] at most between the socket and the session, 40 MiB of them with
+//! two cores and chunks of 256 KiB; the session's own packs (see `repository`); and 32 bytes for each chunk of the part in
+//! hand: 8 MiB for a disk of 64 GiB in chunks of 256 KiB, 32 KiB for each part of a larger one, of which few are open at a time.
 //!
 //! Knows nothing of restore points, proofs, QMP or the journal.
 
@@ -20,6 +20,9 @@ pub(crate) mod layout;
 pub(crate) mod plan;
 pub(crate) mod view;
 
-/// Bytes of a range, unless one chunk is larger. Long enough to be worth a request, and so short that what was read is
-/// hashed and compressed while it still lies in the processor's caches.
-pub(crate) const RANGE_BYTES: usize = 1 << 20;
+/// Bytes of all ranges on their way together, unless single chunks are too large for that.
+pub(crate) const RANGES_BYTES: usize = 192 << 20;
+
+/// Bytes of a request, unless one chunk is larger: both are powers of two. QEMU takes memory for each and gives it back,
+/// which costs it half as much again where requests are four times as long.
+pub(crate) const REQUEST_BYTES: u32 = 1 << 20;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
@@ -154,14 +155,32 @@ impl View {
 }
 
 impl Reader {
-    /// Reads a range into `buffer`, whose length it takes.
+    /// Reads a range in pieces of `request` bytes, all at a time and each into a buffer of its own, of which `spare` is taken
+    /// first.
+    pub(crate) async fn read_range(
+        &self,
+        connections: &Connections,
+        range: Extent,
+        request: u64,
+        mut spare: Vec<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>, ViewError> {
+        let starts =
+            (range.offset..range.end()).step_by(usize::try_from(request).expect("it fits in memory"));
+        try_join_all(starts.map(|start| {
+            let piece = Extent::new(start, request.min(range.end() - start));
+            self.read(connections, piece, spare.pop().unwrap_or_default())
+        }))
+        .await
+    }
+
+    /// Reads as much as one request may be, into `buffer`, whose length it takes.
     pub(crate) async fn read(
         &self,
         connections: &Connections,
         range: Extent,
         mut buffer: Vec<u8>,
     ) -> Result<Vec<u8>, ViewError> {
-        let length = usize::try_from(range.length).expect("a range fits in memory");
+        let length = usize::try_from(range.length).expect("it fits in memory");
         buffer.resize(length, 0);
         match self {
             Reader::Served(export) => {

@@ -3,13 +3,12 @@
 //! A new image's chunks are hashed once, where it proves most: when they come back from the image's storage. On their way
 //! there their MAC alone says that they are the repository's.
 
-use std::io;
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
-use repository::{Aligned, Digest};
+use repository::{Aligned, Digest, LANES};
 
 use super::RestoreError;
 use super::image::Image;
@@ -55,6 +54,9 @@ pub(super) enum Before {
 /// Bytes of a disk that are written, and synced, before they are read back: so many that the syncs do not count.
 const WINDOW_BYTES: u64 = 256 << 20;
 
+/// Bytes of the buffers of all threads that write, and of all that read back, unless single chunks are too large for that.
+const BUFFERS_BYTES: u64 = 128 << 20;
+
 /// Writes what of the source the image lacks, and makes it durable; returns how many bytes were written.
 pub(super) fn write(
     source: &Source,
@@ -87,7 +89,9 @@ pub(super) fn write_and_verify(
         let mut bytes = 0;
         let end = windows(&source.pieces).try_for_each(|window| {
             if before == Before::Zeros {
-                data(source, window).try_for_each(|run| image.expect(run)).map_err(RestoreError::Image)?;
+                let data: Vec<Piece> =
+                    window.iter().filter(|piece| !source.is_zero(piece)).copied().collect();
+                stretches(&data).try_for_each(|data| image.expect(data)).map_err(RestoreError::Image)?;
             }
             bytes += write_some(source, window, image, before, under)?;
             // A verifier that has ended says why.
@@ -106,11 +110,12 @@ fn windows(pieces: &[Piece]) -> impl Iterator<Item = &[Piece]> {
     pieces.chunk_by(|one, next| one.extent.offset / WINDOW_BYTES == next.extent.offset / WINDOW_BYTES)
 }
 
-/// What of a window is not zeros, neighbours together.
-fn data<'a>(source: &'a Source, window: &'a [Piece]) -> impl Iterator<Item = Extent> + 'a {
-    let runs = window.chunk_by(|one, next| source.is_zero(one) == source.is_zero(next));
-    runs.filter(|run| !source.is_zero(&run[0]))
-        .map(|run| Extent::new(run[0].extent.offset, run.iter().map(|piece| piece.extent.length).sum()))
+/// Where pieces are, neighbours together.
+fn stretches(pieces: &[Piece]) -> impl Iterator<Item = Extent> {
+    let touching = pieces.chunk_by(|one, next| one.extent.end() == next.extent.offset);
+    touching.map(|pieces| {
+        Extent::new(pieces[0].extent.offset, pieces.iter().map(|piece| piece.extent.length).sum())
+    })
 }
 
 fn write_some(
@@ -121,10 +126,10 @@ fn write_some(
     under: (&Pace<'_>, &AtomicBool),
 ) -> Result<u64, RestoreError> {
     let written = AtomicU64::new(0);
-    each(pieces, under, |piece, buffer| {
+    each(pieces, under, |run, buffer| {
         let bytes = match before {
-            Before::Zeros => write_new(source, image, piece, buffer)?,
-            Before::Something => write_different(source, image, piece, buffer)?,
+            Before::Zeros => write_new(source, image, run, buffer)?,
+            Before::Something => write_different(source, image, run, buffer)?,
         };
         written.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
@@ -139,86 +144,116 @@ fn verify_some(
     image: &impl Image,
     under: (&Pace<'_>, &AtomicBool),
 ) -> Result<(), RestoreError> {
-    each(pieces, under, |piece, buffer| {
-        if holds(source, image, piece, buffer)? {
-            return Ok(());
-        }
+    each(pieces, under, |run, buffer| {
+        let Some(piece) = missing(source, image, run, buffer)?.pop() else { return Ok(()) };
         // Either the repository gave something else than the chunk's name says, or the image's storage did.
         source.repository.load_blob_into(&piece.digest, buffer)?;
         Err(RestoreError::NotAsWritten(piece.extent))
     })
 }
 
-/// Whether the image has a chunk already.
-fn holds(
+/// The pieces of a run that the image does not hold.
+fn missing(
     source: &Source,
     image: &impl Image,
-    piece: &Piece,
+    run: &[Piece],
     buffer: &mut Aligned,
-) -> Result<bool, RestoreError> {
-    let zero = source.is_zero(piece);
-    if zero && image.is_hole(piece.extent).map_err(RestoreError::Image)? {
-        return Ok(true);
+) -> Result<Vec<Piece>, RestoreError> {
+    let (mut zeros, mut data) = (Vec::new(), Vec::new());
+    for piece in run {
+        match source.is_zero(piece) {
+            true if image.is_hole(piece.extent).map_err(RestoreError::Image)? => {}
+            true => zeros.push(*piece),
+            false => data.push(*piece),
+        }
     }
-    buffer.resize(length(piece)?);
-    image.read(piece.extent.offset, buffer).map_err(RestoreError::Image)?;
-    Ok(if zero { is_zero(buffer) } else { Digest::of(buffer) == piece.digest })
+    for stretch in stretches(&zeros).chain(stretches(&data)) {
+        let read = image.read(stretch.offset, &mut buffer[place(run, stretch)]);
+        read.map_err(RestoreError::Image)?;
+    }
+    zeros.retain(|piece| !is_zero(&buffer[place(run, piece.extent)]));
+    let chunks: Vec<&[u8]> = data.iter().map(|piece| &buffer[place(run, piece.extent)]).collect();
+    let read = data.iter().zip(Digest::of_each(&chunks));
+    zeros.extend(read.filter(|(piece, digest)| piece.digest != *digest).map(|(piece, _)| *piece));
+    Ok(zeros)
 }
 
 fn write_new(
     source: &Source,
     image: &impl Image,
-    piece: &Piece,
+    run: &[Piece],
     buffer: &mut Aligned,
 ) -> Result<u64, RestoreError> {
-    if source.is_zero(piece) {
-        return Ok(0);
+    let mut data = Vec::with_capacity(run.len());
+    for piece in run.iter().filter(|piece| !source.is_zero(piece)) {
+        let mut chunk = &mut buffer[place(run, piece.extent)];
+        source.repository.load_authentic_blob_into(&piece.digest, &mut chunk)?;
+        // Zeros of an unusual length: a chunk that another tool cut.
+        if !is_zero(chunk) {
+            data.push(*piece);
+        }
     }
-    source.repository.load_authentic_blob_into(&piece.digest, buffer)?;
-    // Zeros of an unusual length: a chunk that another tool cut.
-    if is_zero(buffer) {
-        return Ok(0);
+    for stretch in stretches(&data) {
+        image.write(stretch.offset, &buffer[place(run, stretch)]).map_err(RestoreError::Image)?;
     }
-    image.write(piece.extent.offset, buffer).map_err(RestoreError::Image)?;
-    Ok(piece.extent.length)
+    Ok(data.iter().map(|piece| piece.extent.length).sum())
 }
 
 fn write_different(
     source: &Source,
     image: &impl Image,
-    piece: &Piece,
+    run: &[Piece],
     buffer: &mut Aligned,
 ) -> Result<u64, RestoreError> {
-    if holds(source, image, piece, buffer)? {
-        return Ok(0);
+    let missing = missing(source, image, run, buffer)?;
+    for piece in &missing {
+        if source.is_zero(piece) {
+            image.zero(piece.extent).map_err(RestoreError::Image)?;
+        } else {
+            source.repository.load_blob_into(&piece.digest, buffer)?;
+            image.write(piece.extent.offset, buffer).map_err(RestoreError::Image)?;
+        }
     }
-    if source.is_zero(piece) {
-        image.zero(piece.extent).map_err(RestoreError::Image)?;
-    } else {
-        source.repository.load_blob_into(&piece.digest, buffer)?;
-        image.write(piece.extent.offset, buffer).map_err(RestoreError::Image)?;
-    }
-    Ok(piece.extent.length)
+    Ok(missing.iter().map(|piece| piece.extent.length).sum())
 }
 
-fn length(piece: &Piece) -> Result<usize, RestoreError> {
-    usize::try_from(piece.extent.length).map_err(|error| RestoreError::Image(io::Error::other(error)))
+/// Where an extent of a run lies in the run's buffer.
+fn place(run: &[Piece], extent: Extent) -> Range<usize> {
+    let start = extent.offset - run[0].extent.offset;
+    let place = |bytes| usize::try_from(bytes).expect("a run is in memory");
+    place(start)..place(start + extent.length)
 }
 
-/// Has every piece dealt with, in about their order; the first error ends it, and whatever else looks at `stop`.
+/// The next pieces of those that are left: as many as are hashed side by side and a buffer has room for, and one at least.
+fn next_run<'a>(left: &Mutex<&'a [Piece]>) -> Option<&'a [Piece]> {
+    let mut left = left.lock().expect("cutting a slice where it is long enough does not panic");
+    let start = left.first()?.extent.offset;
+    let fits = |piece: &&Piece| piece.extent.end() - start <= BUFFERS_BYTES / threads() as u64;
+    let (run, rest) = left.split_at(left.iter().take(LANES).take_while(fits).count().max(1));
+    *left = rest;
+    Some(run)
+}
+
+/// How many write, and as many read back: most of them wait for the image's storage, past any cache, or for the repository's.
+fn threads() -> usize {
+    4 * cores()
+}
+
+/// Has every piece dealt with, in runs, in about their order; the first error ends it, and whatever else looks at `stop`.
+/// The buffer has the run's length.
 fn each(
     pieces: &[Piece],
     (pace, stop): (&Pace<'_>, &AtomicBool),
-    deal: impl Fn(&Piece, &mut Aligned) -> Result<(), RestoreError> + Sync,
+    deal: impl Fn(&[Piece], &mut Aligned) -> Result<(), RestoreError> + Sync,
 ) -> Result<(), RestoreError> {
-    let next = AtomicUsize::new(0);
+    let left = Mutex::new(pieces);
     let failure = Mutex::new(None::<RestoreError>);
     let toil = || {
         let mut buffer = Aligned::default();
-        while let (false, Some(piece)) =
-            (stop.load(Ordering::Relaxed), pieces.get(next.fetch_add(1, Ordering::Relaxed)))
-        {
-            let dealt = deal(piece, &mut buffer).and_then(|()| match pace.advance(piece.extent.length) {
+        while let (false, Some(run)) = (stop.load(Ordering::Relaxed), next_run(&left)) {
+            let bytes = run.iter().map(|piece| piece.extent.length).sum();
+            buffer.resize(place(run, Extent::new(run[0].extent.offset, bytes)).end);
+            let dealt = deal(run, &mut buffer).and_then(|()| match pace.advance(bytes) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(()) => Err(RestoreError::Cancelled),
             });
@@ -229,8 +264,7 @@ fn each(
         }
     };
     thread::scope(|scope| {
-        // Most of them wait for the image's storage, past any cache, or for the repository's.
-        for _ in 1..4 * cores() {
+        for _ in 1..threads() {
             scope.spawn(toil);
         }
         toil();
