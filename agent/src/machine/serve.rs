@@ -12,10 +12,14 @@ use tokio::net::UnixStream;
 
 use super::Stop;
 use super::scratch::{self, Access};
+use crate::nbd::{Limits, greet};
 use crate::qmp::{Qmp, QmpError};
 
 /// How long a listening socket may take to take us.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to greet us, and to see us off.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
 
 /// The longest path of a unix socket, in bytes: `sun_path` less its closing zero (unix(7)).
 const PATH_MAX: usize = 107;
@@ -92,6 +96,11 @@ async fn is_ours(qmp: &Qmp, socket: &Path) -> bool {
 
 /// The process that listens on a socket.
 async fn listener(socket: &Path) -> io::Result<Option<u32>> {
-    let stream = tokio::time::timeout(LIMIT, UnixStream::connect(socket)).await??;
-    Ok(stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()))
+    let mut stream = tokio::time::timeout(LIMIT, UnixStream::connect(socket)).await??;
+    let process = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+    // Only so that QEMU neither counts us as a client when it stops the server, nor has a line in its log for each look. Who
+    // listens is known.
+    let limits = Limits { handshake: GREETING_LIMIT, ..Limits::default() };
+    let _ = greet(&mut stream, &socket.display().to_string(), limits).await;
+    Ok(process)
 }

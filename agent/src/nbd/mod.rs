@@ -21,7 +21,7 @@ pub use connection::Nbd;
 pub use error::{Errno, NbdError};
 pub use extent::{Extent, Run};
 pub use map::Walk;
-pub use negotiate::{BlockSizes, Context, Export, list_contexts, list_exports};
+pub use negotiate::{BlockSizes, Context, Export, greet, list_contexts, list_exports};
 
 use std::time::Duration;
 

@@ -99,6 +99,22 @@ pub async fn list_exports(socket: &Path, limits: Limits) -> Result<Vec<String>, 
     within_handshake(list, &server, limits).await
 }
 
+/// Meets a server and takes leave of it as the protocol has it: when this returns, the server has let go of the connection
+/// and has nothing to say about it in its log.
+///
+/// # Errors
+/// See [`NbdError`].
+pub async fn greet(stream: &mut UnixStream, server: &str, limits: Limits) -> Result<(), NbdError> {
+    let leave = async {
+        let mut options = Options::open(&mut *stream, server).await?;
+        options.send(p::OPTION_ABORT, &[]).await?;
+        // It acknowledges, or does not, and closes.
+        let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
+        Ok(())
+    };
+    within_handshake(leave, server, limits).await
+}
+
 /// Opens a unix socket, and says what it means when that fails.
 pub(super) async fn dial(socket: &Path) -> Result<UnixStream, NbdError> {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
