@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::held;
 use crate::lab::{Lab, PATIENCE, guest_image, tool};
 use crate::process::Process;
 use crate::qmp::Qmp;
@@ -73,9 +74,7 @@ impl Guest {
             DISKS.map(|disk| lab.qcow2(&format!("{}/{disk}.qcow2", options.name), options.disk_size))
         });
         let process = launch(&options, &dir, &images, 1);
-        let mut guest = Guest { options, dir, images, boots: 1, process };
-        guest.until_ready();
-        guest
+        Guest { options, dir, images, boots: 1, process }
     }
 
     /// The monitor socket for Backstay; the laboratory does not use it.
@@ -180,24 +179,10 @@ impl Guest {
         assert!(!self.process.is_running(), "{} still runs", self.options.name);
         self.boots += 1;
         self.process = launch(&self.options, &self.dir, &self.images, self.boots);
-        self.until_ready();
     }
 
     fn serial_file(&self) -> PathBuf {
         serial_file(&self.dir, self.boots)
-    }
-
-    #[track_caller]
-    fn until_ready(&mut self) {
-        let serial = self.serial_file();
-        self.process.until("the guest boots and mounts its disks", PATIENCE, || {
-            let console = fs::read_to_string(&serial).unwrap_or_default();
-            assert!(!console.contains("Kernel panic"), "the guest panicked:\n{console}");
-            console.contains("guest: ready").then_some(())
-        });
-        if self.options.writer {
-            self.until_sequence(1);
-        }
     }
 }
 
@@ -218,10 +203,102 @@ fn uuid(name: &str) -> String {
     format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
 }
 
+/// Where a machine begins.
+enum Begin<'a> {
+    /// With a boot.
+    Boot,
+    /// With a boot that ends before the guest looks for its disks.
+    Hold,
+    /// Where such a boot ended, in a state that was saved.
+    From(&'a Path),
+}
+
+/// What the guest says when it has mounted its disks.
+const READY: &str = "guest: ready";
+/// What it says when it holds.
+const HELD: &str = "guest: held";
+
+/// Starts a machine; returns when the guest has mounted its disks and, if it is to write, written its first number.
+#[track_caller]
 fn launch(options: &Options, dir: &Path, images: &[PathBuf; 2], boot: u32) -> Process {
-    let mut qemu = tool(&options.qemu.to_string_lossy());
+    let serial = serial_file(dir, boot);
+    let state = held::state(&options.qemu, |to| save(options, to));
+    let begin = state.as_deref().map_or(Begin::Boot, Begin::From);
+    let mut process = start(options, dir, images, &serial, &begin);
+    // What the guest is told it reads in its own time.
+    let told = state.is_some().then(|| go_on(&mut process, options, dir));
+    process.until("the guest boots and mounts its disks", PATIENCE, || says(&serial, READY));
+    drop(told);
+    if options.writer {
+        process.until("the guest writes number 1", PATIENCE, || (last_in(&serial) >= 1).then_some(()));
+    }
+    process
+}
+
+/// Lets a guest go on that QEMU took from a saved state.
+#[track_caller]
+fn go_on(process: &mut Process, options: &Options, dir: &Path) -> UnixStream {
+    process.until("QEMU has the guest's state", PATIENCE, || {
+        let status = Qmp::try_connect(&dir.join("look.sock"))?.ok("query-status", json!({}));
+        (status["status"] == "running").then_some(())
+    });
+    // Nobody is to meet this QEMU before it is a whole machine: that would be one of the other end of a migration.
+    fs::rename(dir.join("qmp.new"), dir.join("qmp.sock")).expect("both are in one folder");
+    let mut go = UnixStream::connect(dir.join("go.sock")).expect("QEMU listens for what the guest is told");
+    writeln!(go, "{}", words(options)).expect("a socket takes a line");
+    go
+}
+
+/// Boots a guest that holds, and saves its state; `false` where this guest cannot hold.
+#[track_caller]
+fn save(options: &Options, to: &Path) -> bool {
+    let lab = Lab::new();
+    let (dir, images) = (lab.folder("held"), DISKS.map(|disk| lab.qcow2(disk, 1 << 20)));
+    let serial = serial_file(&dir, 0);
+    let mut process = start(options, &dir, &images, &serial, &Begin::Hold);
+    let held = process.until("the guest holds", PATIENCE, || {
+        says(&serial, HELD).map(|()| true).or_else(|| says(&serial, READY).map(|()| false))
+    });
+    if held {
+        let look = dir.join("look.sock");
+        let mut look = process.until("the monitor answers", PATIENCE, || Qmp::try_connect(&look));
+        look.ok("migrate", json!({ "uri": format!("exec:cat > '{}'", to.display()) }));
+        process.until("QEMU saves the guest's state", PATIENCE, || {
+            let status = look.ok("query-migrate", json!({}));
+            assert_ne!(status["status"], "failed", "{status}");
+            (status["status"] == "completed").then_some(())
+        });
+        look.tell("quit");
+        process.wait(PATIENCE);
+    }
+    held
+}
+
+/// Whether the guest has said this on its console.
+fn says(serial: &Path, what: &str) -> Option<()> {
+    let console = fs::read_to_string(serial).unwrap_or_default();
+    assert!(!console.contains("Kernel panic"), "the guest panicked:\n{console}");
+    console.contains(what).then_some(())
+}
+
+/// What the guest is told, by its kernel's command line or when it goes on.
+fn words(options: &Options) -> String {
     let writer = if options.writer { "on" } else { "off" };
-    let pause = options.pause.as_secs_f64();
+    format!("backstay.writer={writer} backstay.pause={}", options.pause.as_secs_f64())
+}
+
+fn start(options: &Options, dir: &Path, images: &[PathBuf; 2], serial: &Path, begin: &Begin<'_>) -> Process {
+    let mut qemu = tool(&options.qemu.to_string_lossy());
+    let (hold, monitor) = match begin {
+        Begin::Boot => ("", "qmp.sock"),
+        Begin::Hold => ("backstay.hold=on", "qmp.sock"),
+        Begin::From(state) => {
+            qemu.args(["-incoming", &format!("exec:cat '{}'", state.display())]);
+            ("", "qmp.new")
+        }
+    };
+    let socket =
+        |id: &str, file: &str| format!("socket,id={id},path={}/{file},server=on,wait=off", dir.display());
     // "base" QEMU: nothing that is not asked for, no configuration of the machine's owner.
     qemu.args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-name", &options.name, "-uuid", &uuid(&options.name)])
@@ -230,16 +307,15 @@ fn launch(options: &Options, dir: &Path, images: &[PathBuf; 2], boot: u32) -> Pr
         .arg(guest_image("kernel"))
         .arg("-initrd")
         .arg(guest_image("initrd"))
-        .args([
-            "-append",
-            &format!("console=ttyS0 quiet panic=-1 backstay.writer={writer} backstay.pause={pause}"),
-        ])
-        .args(["-serial", &format!("file:{}", serial_file(dir, boot).display())])
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 {} {hold}", words(options))])
+        .args(["-serial", &format!("file:{}", serial.display())])
         .args(["-device", "virtio-serial-pci"])
-        .args(["-chardev", &format!("socket,id=agent,path={}/agent.sock,server=on,wait=off", dir.display())])
-        .args(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]);
-    for monitor in ["qmp", "look"] {
-        qemu.args(["-qmp", &format!("unix:{}/{monitor}.sock,server=on,wait=off", dir.display())]);
+        .args(["-chardev", &socket("agent", "agent.sock")])
+        .args(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"])
+        .args(["-chardev", &socket("go", "go.sock")])
+        .args(["-device", "virtserialport,chardev=go,name=backstay.go"]);
+    for monitor in [monitor, "look.sock"] {
+        qemu.args(["-qmp", &format!("unix:{}/{monitor},server=on,wait=off", dir.display())]);
     }
     for (disk, image) in DISKS.iter().zip(images) {
         let file = json!({ "driver": "file", "node-name": format!("{disk}-file"), "filename": image });

@@ -12,6 +12,7 @@ pub mod authority;
 pub mod backstay;
 pub mod export;
 pub mod guest;
+mod held;
 pub mod history;
 pub mod idle;
 pub mod invariants;

@@ -216,7 +216,9 @@ impl Walk {
         let seed = StdRng::seed_from_u64(self.options.seed ^ salt).random();
         match self.options.machine.as_str() {
             "system" => {
-                let options = guest::Options { disk_size: 32 << 20, ..guest::Options::new("guest") };
+                // A guest that writes all the time takes all the time that its emulation gets.
+                let pause = Duration::from_millis(100);
+                let options = guest::Options { disk_size: 32 << 20, pause, ..guest::Options::new("guest") };
                 Box::new(Machine::start(options, true))
             }
             _ => Box::new(Site::start(qsd::Options::new("qsd", operation.disks(), SIZE), seed)),
