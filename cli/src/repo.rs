@@ -128,7 +128,7 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
     match verb {
         Verb::Add { name, place, password_file, chunk_size, append_only, limit } => {
             let request = AddRepository {
-                name: name.into(),
+                name: name.to_string(),
                 path: place.location()?,
                 password_file: absolute(&password_file)?,
                 chunk_size,

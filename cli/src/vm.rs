@@ -73,7 +73,7 @@ pub async fn run(verb: Verb, session: &Session) -> Ending {
         Verb::Add { name, qmp, guest_agent, disks, labels } => {
             let disks = disks.into_iter().map(|(name, node)| NamedDisk { name, node }).collect();
             let vm = AddVm {
-                name: name.into(),
+                name: name.to_string(),
                 qmp: absolute(&qmp)?,
                 guest_agent: guest_agent.map(|path| absolute(&path)).transpose()?,
                 disks,

@@ -163,20 +163,20 @@ impl Effect {
     /// The first number that no new bitmap of the effect has.
     #[must_use]
     pub fn bitmaps_used(&self) -> BitmapId {
-        let new: Vec<&String> = match self {
+        let (marks, unmarks) = match self {
             Effect::AddCheckpoint(add) | Effect::Begin(Begin { checkpoint: add, .. }) => {
-                add.disks.iter().map(|mark| &mark.bitmap).collect()
+                (add.disks.as_slice(), [].as_slice())
             }
-            Effect::DeleteCheckpoint(delete) => {
-                delete.disks.iter().filter_map(|it| it.predecessor.as_ref()).map(|it| &it.becomes).collect()
-            }
-            _ => Vec::new(),
+            Effect::DeleteCheckpoint(delete) => ([].as_slice(), delete.disks.as_slice()),
+            _ => return BitmapId(0),
         };
-        let number = |name: &&String| match names::owner(name) {
+        let becomes = unmarks.iter().filter_map(|it| it.predecessor.as_ref()).map(|it| &it.becomes);
+        let new = marks.iter().map(|mark| &mark.bitmap).chain(becomes);
+        let number = |name: &String| match names::owner(name) {
             Some(Owner::Bitmap(_, number)) => Some(number.next()),
             _ => None,
         };
-        new.iter().filter_map(number).max().unwrap_or(BitmapId(0))
+        new.filter_map(number).max().unwrap_or(BitmapId(0))
     }
 
     /// The VM whose QEMU the effect touches. Restores, repository work and hooks touch none; nor does an offer, which looks on.

@@ -268,8 +268,12 @@ impl Work {
     }
 }
 
-fn encode_body<T: Serialize>(kind: u16, version: u16, body: &T) -> Result<Encoded, EncodeError> {
-    let body = bincode::serde::encode_to_vec(body, config::legacy())
+/// As long as most bodies at the most, in bytes: room that is asked for at once.
+const BODY_USUAL: usize = 512;
+
+fn encode_body<T: Serialize>(kind: u16, version: u16, record: &T) -> Result<Encoded, EncodeError> {
+    let mut body = Vec::with_capacity(BODY_USUAL);
+    bincode::serde::encode_into_std_write(record, &mut body, config::legacy())
         .map_err(|error| EncodeError { kind, what: error.to_string() })?;
     if body.len() > BODY_MAX {
         return Err(EncodeError {
