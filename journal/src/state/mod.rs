@@ -9,10 +9,12 @@ mod job;
 mod notice;
 mod queue;
 mod settle;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ pub use job::{Job, JobState, Step, Try};
 pub use notice::{Alarm, Notice};
 pub use queue::{Front, Lane, LaneClass, Place, Queue};
 
-use crate::effect::{Consistency, DiskMode, Effect, Intent, RepositoryAddress, VmAddress, Way};
+use crate::effect::{Consistency, DiskMode, Effect, EffectKind, Intent, RepositoryAddress, VmAddress, Way};
 use crate::ids::{
     BitmapId, CheckpointId, DiskName, Epoch, HostName, Installation, IntentId, JobId, NoticeId, PointId,
     PolicyName, Process, RepositoryName, Time, VmId, VmName,
@@ -57,8 +59,9 @@ pub struct State {
     pub vms: BTreeMap<VmId, Vm>,
     /// The repositories.
     pub repositories: BTreeMap<RepositoryName, Repository>,
-    /// The policies.
-    pub policies: BTreeMap<PolicyName, Policy>,
+    /// The policies; shared, because before each decision whoever has parsed them compares them.
+    #[serde(with = "shared")]
+    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// The jobs that are not over, and the newest [`FINISHED_JOBS_KEPT`] that are.
     pub jobs: BTreeMap<JobId, Job>,
     /// The finished ones among them, in the order in which they ended.
@@ -495,8 +498,8 @@ impl State {
         // A schedule that is in both texts goes on from where it was; a new one has no run before this moment.
         let paused = before.is_some_and(|policy| policy.paused);
         let cursors = before.map(|policy| policy.cursors.clone()).unwrap_or_default();
-        self.policies
-            .insert(it.name.clone(), Policy { text: it.text.clone(), applied: at.time, paused, cursors });
+        let policy = Policy { text: it.text.clone(), applied: at.time, paused, cursors };
+        self.policies.insert(it.name.clone(), Arc::new(policy));
     }
 
     fn open_intent(&mut self, at: Stamp, intent: &Intent) -> Result<(), Illegal> {
@@ -508,7 +511,8 @@ impl State {
             self.vm_mut(vm)?;
         }
         if let Some(job) = intent.job {
-            self.change_job(job, |job| job.push_step(intent))?;
+            let offers = intent.effect.kind() == EffectKind::Offer;
+            self.change_steps(job, offers, |job| job.push_step(intent))?;
         }
         if let Effect::Freeze(freeze) = &intent.effect {
             self.vm_mut(freeze.vm.id)?.thaw_owed = Some(intent.id);
@@ -529,7 +533,7 @@ impl State {
     }
 
     fn policy_mut(&mut self, name: &PolicyName) -> Result<&mut Policy, Illegal> {
-        self.policies.get_mut(name).ok_or_else(|| unknown(name))
+        self.policies.get_mut(name).map(Arc::make_mut).ok_or_else(|| unknown(name))
     }
 
     /// Every change of what the queue is made of goes this way.
@@ -543,6 +547,19 @@ impl State {
         let changed = change(job);
         self.index.queue.put_in(job);
         changed
+    }
+
+    /// A change of a job's steps. The queue is made of them only as far as the job begins or ends to offer a view.
+    fn change_steps(
+        &mut self,
+        job: JobId,
+        offers: bool,
+        change: impl FnOnce(&mut Job) -> Result<(), Illegal>,
+    ) -> Result<(), Illegal> {
+        if offers {
+            return self.change_job(job, change);
+        }
+        change(self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?)
     }
 
     fn remove_point(&mut self, point: PointId) -> Option<Point> {

@@ -16,7 +16,7 @@ mod front;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use front::Front;
 
@@ -214,7 +214,7 @@ impl Queue {
         if held && !self.holders_of(vm).all(|job| self.offering.contains(&job)) {
             return first;
         }
-        let mut after = Bound::Included((vm, lowest(), Place::FIRST));
+        let mut after = Bound::Included((vm, Arc::clone(&LOWEST), Place::FIRST));
         while let Some((_, lane, place)) =
             self.lines.range((after, Bound::Unbounded)).next().filter(|(of, ..)| *of == vm)
         {
@@ -255,6 +255,12 @@ impl Queue {
     /// others each lane has the first place only.
     pub fn fronts(&self) -> impl Iterator<Item = (&Lane, &Front)> {
         self.fronts.iter().map(|(lane, front)| (lane.as_ref(), front))
+    }
+
+    /// The first instant at which something in a front may start, or might have.
+    #[must_use]
+    pub fn first_start(&self) -> Option<Time> {
+        self.starts.first().map(|place| place.not_before)
     }
 
     /// The next instant at which something in a front may start.
@@ -332,6 +338,17 @@ impl Queue {
 }
 
 impl LaneClass {
+    /// What work needs.
+    #[must_use]
+    pub fn of(work: &Work) -> LaneClass {
+        match work {
+            work if work.is_exclusive() => LaneClass::Exclusive,
+            Work::Reconcile { .. } => LaneClass::Looks,
+            work if work.frees_room() => LaneClass::FreesRoom,
+            _ => LaneClass::Usual,
+        }
+    }
+
     /// Whether it is there to free room, and so begins where there is none.
     #[must_use]
     pub fn frees_room(self) -> bool {
@@ -345,12 +362,7 @@ impl Lane {
     pub fn of(job: &Job) -> Lane {
         Lane {
             repository: job.repository.clone(),
-            class: match &job.work {
-                work if work.is_exclusive() => LaneClass::Exclusive,
-                Work::Reconcile { .. } => LaneClass::Looks,
-                work if work.frees_room() => LaneClass::FreesRoom,
-                _ => LaneClass::Usual,
-            },
+            class: LaneClass::of(&job.work),
             policy: job.due.as_ref().map(|due| due.policy.clone()),
             schedule: job
                 .due
@@ -362,7 +374,8 @@ impl Lane {
     }
 }
 
-fn lowest() -> Arc<Lane> {
+/// No lane comes before it.
+static LOWEST: LazyLock<Arc<Lane>> = LazyLock::new(|| {
     Arc::new(Lane {
         repository: None,
         class: LaneClass::Usual,
@@ -370,7 +383,7 @@ fn lowest() -> Arc<Lane> {
         schedule: None,
         priority: i8::MIN,
     })
-}
+});
 
 fn place(job: &Job) -> Place {
     Place { not_before: job.not_before, job: job.id }

@@ -19,9 +19,9 @@ impl State {
             }
             Outcome::Failed(_) => self.settle_failed(intent),
         }
-        match intent.job.filter(|job| self.jobs.contains_key(job)) {
+        match intent.job.and_then(|job| self.jobs.get(&job)) {
             None => Ok(()),
-            Some(job) => self.change_job(job, |job| {
+            Some(job) => self.change_steps(job.id, job.is_offering(), |job| {
                 job.settle_step(it.intent, &it.outcome);
                 Ok(())
             }),

@@ -49,7 +49,7 @@ fn change(state: &State, policy: &Policy) -> Result<(Option<Record>, PolicyChang
             return Err(Refusal::usage(what));
         }
     }
-    let old = state.policies.get(&name).and_then(parsed);
+    let old = state.policies.get(&name).and_then(|recorded| parsed(recorded));
     let differences = file::difference(old.as_slice(), std::slice::from_ref(policy));
     let (change, details) = match differences.into_iter().next() {
         None => ("unchanged", Vec::new()),
@@ -136,6 +136,7 @@ pub(super) async fn preview(Extract(api): Extract<Api>, Query(range): Query<Rang
 
 fn find<'a>(state: &'a State, name: &str) -> Result<(&'a PolicyName, &'a Recorded), Refusal> {
     let found = name.parse::<PolicyName>().ok().and_then(|name| state.policies.get_key_value(&name));
+    let found = found.map(|(name, recorded)| (name, recorded.as_ref()));
     found.ok_or_else(|| Refusal::not_found(format!("no policy `{name}`; `policy list` shows them")))
 }
 

@@ -104,7 +104,6 @@ pub fn expired<'a>(
         .filter(in_repository)
         .filter(|point| point.policy.as_ref() == Some(policy))
         .collect();
-    let needed = parents_in_use(state);
     let items: Vec<Item<'_>> = points
         .iter()
         .map(|point| Item {
@@ -114,12 +113,17 @@ pub fn expired<'a>(
         })
         .collect();
     let decisions = keep::decide(rule, &items, now.to_utc());
-    points
+    let mut going: Vec<_> = points
         .into_iter()
         .zip(decisions)
-        .filter(|(point, decision)| !decision.keep && !needed.contains(&point.id))
+        .filter(|(_, decision)| !decision.keep)
         .map(|(point, decision)| (point, decision.reasons))
-        .collect()
+        .collect();
+    if !going.is_empty() {
+        let needed = parents_in_use(state);
+        going.retain(|(point, _)| !needed.contains(&point.id));
+    }
+    going
 }
 
 /// Points that an open job reads: as a parent, or to restore.
@@ -168,19 +172,16 @@ fn surplus(state: &State, vm: &Vm, limit: usize) -> Option<(CheckpointId, String
 pub fn needless(state: &State, vm: &Vm) -> Vec<CheckpointId> {
     let id = vm.address.id;
     let mut needed: BTreeSet<CheckpointId> = BTreeSet::new();
-    let targets: BTreeSet<&RepositoryName> = state.points_of(id).map(|point| &point.repository).collect();
+    let (disks, newest_first): (_, Vec<&Point>) = (vm.chain.disks(), state.points_of(id).rev().collect());
+    let targets: BTreeSet<&RepositoryName> = newest_first.iter().map(|point| &point.repository).collect();
     for repository in targets {
-        let mut points = state.points_of(id).filter(|point| point.repository == *repository).rev().peekable();
+        let points = || newest_first.iter().filter(|point| point.repository == *repository);
         // Each disk on its own: the newest point may lack one.
-        for disk in vm.chain.disks() {
-            let of_disk = || {
-                let points = state.points_of(id).rev();
-                points.filter(|point| point.repository == *repository && point.disk(disk).is_some())
-            };
-            needed.extend(of_disk().next().map(|point| point.checkpoint));
+        for disk in &disks {
+            needed.extend(points().find(|point| point.disk(disk).is_some()).map(|point| point.checkpoint));
         }
-        needed.extend(points.peek().map(|point| point.checkpoint));
-        needed.extend(points.find(|point| point.is_full()).map(|point| point.checkpoint));
+        needed.extend(points().next().map(|point| point.checkpoint));
+        needed.extend(points().find(|point| point.is_full()).map(|point| point.checkpoint));
     }
     for job in state.queue().of_vm(id).filter_map(|job| state.jobs.get(&job)) {
         match &job.work {

@@ -4,6 +4,7 @@
 //! every VM unseen, which is exactly what reconcile starts from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use journal::observation::{RepositorySeen, VmSeen};
 use journal::state::Policy as Recorded;
@@ -47,13 +48,27 @@ pub struct Live {
 /// A policy, and what it was parsed from.
 #[derive(Debug, Clone)]
 pub struct Parsed {
-    recorded: Recorded,
+    recorded: Arc<Recorded>,
     /// The policy.
     pub policy: Policy,
     /// The policies whose earlier runs are over before one of this policy starts.
     pub after: Vec<PolicyName>,
     /// The first instant of its schedules that is not answered for yet.
     pub next: Option<Time>,
+}
+
+impl Parsed {
+    /// The policy, if the one that is recorded now reads the same: as a rule only its cursors are others.
+    fn unless_other(&self, recorded: &Recorded) -> Option<Policy> {
+        let same = self.recorded.text == recorded.text && self.recorded.paused == recorded.paused;
+        same.then(|| self.policy.clone())
+    }
+}
+
+fn read(recorded: &Recorded) -> Option<Policy> {
+    let mut policy = policies::file::read(&recorded.text).ok()?.into_iter().next()?;
+    policy.paused |= recorded.paused;
+    Some(policy)
 }
 
 /// How far the look at a VM is.
@@ -88,11 +103,12 @@ impl Live {
     /// Keeps the parsed policies in step with the journal's. A text that no longer parses, written by another version,
     /// is left out; returns the names of those.
     pub fn refresh_policies(&mut self, state: &State) -> Vec<PolicyName> {
-        // As a rule there is nothing to do, and this is asked before each decision.
-        let same =
-            |((known, parsed), (name, recorded)): ((&PolicyName, &Parsed), (&PolicyName, &Recorded))| {
-                parsed.recorded == *recorded && known == name
-            };
+        // As a rule there is nothing to do, and this is asked before each decision: what is shared is the same.
+        type Known<'a> = (&'a PolicyName, &'a Parsed);
+        type Told<'a> = (&'a PolicyName, &'a Arc<Recorded>);
+        let same = |((known, parsed), (name, recorded)): (Known<'_>, Told<'_>)| {
+            parsed.recorded == *recorded && known == name
+        };
         if self.policies.len() == state.policies.len() && self.policies.iter().zip(&state.policies).all(same)
         {
             return Vec::new();
@@ -104,17 +120,18 @@ impl Live {
             if known.is_some_and(|known| known.recorded == *recorded) {
                 continue;
             }
-            let parsed = policies::file::read(&recorded.text).ok().and_then(|all| all.into_iter().next());
-            let Some(mut policy) = parsed else {
+            let Some(policy) =
+                known.and_then(|known| known.unless_other(recorded)).or_else(|| read(recorded))
+            else {
                 self.policies.remove(name);
                 unreadable.push(name.clone());
                 continue;
             };
-            policy.paused |= recorded.paused;
             let cursor = |key: &str| Some(recorded.cursor(key).to_utc());
             let next = due::next(&policy, cursor).map(Time::from);
             let after = policy.after.iter().filter_map(|name| name.parse().ok()).collect();
-            self.policies.insert(name.clone(), Parsed { recorded: recorded.clone(), policy, after, next });
+            let recorded = Arc::clone(recorded);
+            self.policies.insert(name.clone(), Parsed { recorded, policy, after, next });
         }
         unreadable
     }

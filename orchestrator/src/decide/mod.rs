@@ -144,9 +144,9 @@ pub fn next(state: &State, live: &Live, now: Time) -> Option<Decision> {
 
 /// Open intents that touch no QEMU and that nobody works on: they look before they act, so they are sent again.
 fn adopt(state: &State, live: &Live) -> Option<Decision> {
-    let orphan = |id: &IntentId, effect: &Effect| effect.vm().is_none() && !live.in_hand.contains(id);
-    let open = state.open.values().find(|open| orphan(&open.intent.id, &open.intent.effect))?;
-    let intent = open.intent.id;
+    // As a rule all are in hand, which their ids say.
+    let mut orphans = state.open.iter().filter(|(id, _)| !live.in_hand.contains(id));
+    let (&intent, _) = orphans.find(|(_, open)| open.intent.effect.vm().is_none())?;
     let row = reconcile::Row::OpenElsewhere;
     let adopted = IntentAdopted { intent, row: row.label().to_owned(), why: row.why().to_owned() };
     Some(Decision { records: vec![adopted.into()], send: vec![intent], ..Decision::default() })

@@ -72,6 +72,8 @@ fn too_late(state: &State, live: &Live, job: JobId, deadline: Time) -> Decision 
 
 /// The job that is next.
 fn first(state: &State, live: &Live, now: Time) -> Option<JobId> {
+    // As a rule nothing is due, and this is asked before each wait.
+    state.queue().first_start().filter(|start| *start <= now)?;
     let room = Room::of(state, live.limits);
     let alone = waiting_alone(state, live, now);
     let mut best: Option<(i64, JobId)> = None;
@@ -183,7 +185,7 @@ fn waits_for_another(state: &State, live: &Live, lane: &Lane, place: &Place) -> 
 #[must_use]
 pub fn waits_for_export<'a>(state: &'a State, job: &Job) -> Option<&'a Job> {
     let mut holders = state.queue().holders_of(job.work.vm()?).filter_map(|holder| state.jobs.get(&holder));
-    let looks = Lane::of(job).class == LaneClass::Looks;
+    let looks = LaneClass::of(&job.work) == LaneClass::Looks;
     holders.find(|holder| matches!(holder.work, Work::Export(_)) && !(looks && holder.is_offering()))
 }
 

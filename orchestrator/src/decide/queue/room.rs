@@ -80,7 +80,7 @@ impl<'a> Room<'a> {
         for job in jobs::running(state).filter(|job| !job.is_offering()) {
             if let Some(repository) = &job.repository {
                 *room.repositories.entry(repository).or_default() += 1;
-                if Lane::of(job).class == LaneClass::Exclusive {
+                if LaneClass::of(&job.work) == LaneClass::Exclusive {
                     room.alone.push(repository);
                 }
             }
