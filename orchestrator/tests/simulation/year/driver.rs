@@ -222,12 +222,8 @@ impl Year {
     fn append(&mut self, record: &Record) {
         let stamp = Stamp { epoch: self.epoch, time: Time(self.now) };
         self.books.write(stamp, record);
-        let before = match record {
-            Record::JobEnded(it) => self.state.jobs.get(&it.job).cloned(),
-            _ => None,
-        };
         self.state.apply(stamp, record).unwrap_or_else(|illegal| panic!("{illegal}: {record:?}"));
-        self.watch.see(record, before.as_ref(), &self.state, &self.live.limits, self.now);
+        self.watch.see(record, &self.state, &self.live.limits, self.now);
         match record {
             Record::JobQueued(JobQueued { due: Some(due), work: Work::Backup(work), .. }) => {
                 let policy: usize = due.policy.as_str()[7..].parse().unwrap();

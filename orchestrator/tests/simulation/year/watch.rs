@@ -49,7 +49,7 @@ fn how(it: &JobEnded) -> String {
 
 impl Watch {
     /// Looks at a record that was folded in.
-    pub fn see(&mut self, record: &Record, before: Option<&Job>, state: &State, limits: &Limits, now: i64) {
+    pub fn see(&mut self, record: &Record, state: &State, limits: &Limits, now: i64) {
         self.hooks.see(record);
         match record {
             Record::VmAdded(it) => {
@@ -65,8 +65,7 @@ impl Watch {
             }
             Record::JobEnded(it) => {
                 assert!(self.open.remove(&it.job), "{} ends twice, or never began", it.job);
-                let backup = before.is_some_and(|job| matches!(job.work, Work::Backup(_)));
-                if backup {
+                if matches!(state.jobs[&it.job].work, Work::Backup(_)) {
                     *self.ended.entry(how(it)).or_default() += 1;
                 }
                 self.stopped(it.job);
