@@ -106,8 +106,7 @@ pub async fn list_exports(socket: &Path, limits: Limits) -> Result<Vec<String>, 
 /// See [`NbdError`].
 pub async fn greet(stream: &mut UnixStream, server: &str, limits: Limits) -> Result<(), NbdError> {
     let leave = async {
-        let mut options = Options::open(&mut *stream, server).await?;
-        options.send(p::OPTION_ABORT, &[]).await?;
+        Options::open(&mut *stream, server).await?.abort().await;
         // It acknowledges, or does not, and closes.
         let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
         Ok(())
